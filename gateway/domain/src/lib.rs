@@ -1,0 +1,22 @@
+//! What things *mean* in a feature-serving gateway: catalog, plan, experiments, budget, answer, provenance
+//! and refusal. Pure: no I/O, no clock, no async, no logging; same inputs, same answer on every machine.
+
+pub mod catalog;
+pub mod experiment;
+pub mod plan;
+
+mod answer;
+mod budget;
+mod column;
+mod gathered;
+mod provenance;
+mod refusal;
+mod request;
+
+pub use answer::{Answer, Record, RequestId, answer};
+pub use budget::{Budget, Spent};
+pub use column::{Blob, Column, FeatureType, Kind, Lists, Named, Value, WrongType};
+pub use gathered::{Cell, Gathered, Times};
+pub use provenance::Provenance;
+pub use refusal::{Refusal, Violation};
+pub use request::{ITEMS_MAX, KEY_BYTES_MAX, Request};
