@@ -7,7 +7,7 @@ use crate::Refusal;
 
 /// Callers may ask for more time than the service's budget, but never get more than that; a deadline beyond
 /// this is a missing deadline.
-pub const GRANT_MAX: Duration = Duration::from_secs(60);
+const GRANT_MAX: Duration = Duration::from_secs(60);
 
 /// Kept for completing, encoding and recording the answer: measured at 0.1 ms for 100 rows of 50 features,
 /// with room for a busy core.

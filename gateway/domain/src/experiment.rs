@@ -93,6 +93,8 @@ pub enum Status {
 pub struct Experiment {
     /// Name and papers.
     pub doc: Doc,
+    /// The layer it lives in.
+    pub layer: Arc<str>,
     /// Slots of the layer it owns.
     pub slots: Range,
     /// Salt of the arm hash.

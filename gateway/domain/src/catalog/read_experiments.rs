@@ -27,22 +27,17 @@ pub(super) fn read(
     }
     let mut docs: Vec<Doc> = Vec::new();
     for mut keys in experiments {
-        let name = keys.required_name("layer");
         let Some(experiment) = experiment(&mut keys, services, mistakes).map(Arc::new) else {
             keys.finish();
             continue;
         };
         docs.push(experiment.doc.clone());
-        match all.layers.iter_mut().find(|l| Some(&l.name) == name.as_ref()) {
+        match all.layers.iter_mut().find(|l| l.name == experiment.layer) {
             Some(layer) => {
                 join(layer, &experiment, &keys);
                 layer.experiments.push(experiment);
             }
-            None => {
-                if let Some(name) = name {
-                    keys.mistake("layer", format!("no layer is named {name:?}"));
-                }
-            }
+            None => keys.mistake("layer", format!("no layer is named {:?}", experiment.layer)),
         }
         keys.finish();
     }
@@ -116,6 +111,7 @@ fn holdout(mut keys: Keys<'_, '_>, layers: &[Arc<str>]) -> Option<Holdout> {
 
 fn experiment(keys: &mut Keys<'_, '_>, services: &[Arc<Service>], mistakes: &Mistakes) -> Option<Experiment> {
     let doc = doc(keys);
+    let layer = keys.required_name("layer");
     let salt = keys.required_text("salt");
     let slots = range(keys, "slots").unwrap_or(Range { start: 0, end: BUCKETS });
     let status = match keys.required_text("status").as_deref() {
@@ -156,6 +152,7 @@ fn experiment(keys: &mut Keys<'_, '_>, services: &[Arc<Service>], mistakes: &Mis
     }
     Some(Experiment {
         doc: doc?,
+        layer: layer?,
         slots,
         salt: salt?,
         status: status?,

@@ -16,6 +16,8 @@ pub struct Bound {
     pub rows: usize,
     /// By [`Plan::keys`]: one value (context) or `rows` values.
     pub keys: Vec<Column>,
+    /// Cached rows read from the store longer ago are not good enough for this caller.
+    pub max_stale: Option<std::time::Duration>,
     /// By slot; the request's features are filled in already.
     pub cells: Vec<Option<Cell>>,
 }
@@ -24,7 +26,7 @@ impl Plan {
     /// Binds the request's columns to this plan's keys and request slots.
     pub fn bind(&self, request: Request) -> Result<Bound, Refusal> {
         let mut faults = Faults::default();
-        let Request { mut context, mut items, mut features, .. } = request;
+        let Request { mut context, mut items, mut features, max_stale, .. } = request;
         let rows = self.rows(&items, &features, &mut faults)?;
 
         let mut keys = Vec::with_capacity(self.keys.len());
@@ -95,7 +97,7 @@ impl Plan {
             }
         }
         faults.into_result()?;
-        Ok(Bound { rows, keys, cells })
+        Ok(Bound { rows, keys, max_stale, cells })
     }
 
     /// The number of rows, from whatever has one value per item.

@@ -1,0 +1,270 @@
+//! The writing thread: takes frames out of the queue and appends them to the current segment, syncs it now and
+//! then, and hands it over to be sealed when it is full or old. It keeps going whatever the disk does: what it
+//! cannot write stays in the queue.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::counts::bump;
+use crate::frame::{FrameKind, Scan};
+use crate::journal::Shared;
+use crate::schema::Schema;
+use crate::sealer::{Job, Jobs, Reply, SealError};
+use crate::segment::{Segment, SegmentId};
+
+/// After work the thread waits this long for more, so that a busy journal makes few and large writes.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// A disk that refused is asked again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Taken from the queue and written in one piece (a larger single frame is taken alone).
+const BATCH_BYTES: usize = 1 << 20;
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    jobs: Arc<Jobs>,
+    /// There is always one, and it always begins with every schema that frames in the queue may still mean:
+    /// after a crash it is what makes the queue readable. So the next is started before this one is given away.
+    segment: Segment,
+    /// A write or a sync of `segment` failed: it is neither written nor synced again.
+    broken: bool,
+    number: u32,
+    /// Complete schema frames by id.
+    schemas: BTreeMap<u32, Vec<u8>>,
+    batch: Vec<u8>,
+    /// The disk is not asked before.
+    retry_at: Option<Instant>,
+}
+
+/// What the journal wants besides writing.
+struct Orders {
+    seals: Vec<Reply>,
+    closing: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, jobs: Arc<Jobs>) -> io::Result<Self> {
+        let id = SegmentId { run: shared.queue.run, number: 0 };
+        let segment = Segment::create(&shared.settings.folder, id, &[])?;
+        let (schemas, batch) = (BTreeMap::new(), Vec::new());
+        Ok(Self { shared, jobs, segment, broken: false, number: 0, schemas, batch, retry_at: None })
+    }
+
+    /// Works until the journal closes; `true` when nothing is left in the queue.
+    pub(crate) fn run(mut self) -> bool {
+        let mut busy = false;
+        loop {
+            let orders = self.wait(busy);
+            // Orders were read first, so everything recorded before them is below this.
+            let target = self.shared.queue.head();
+            let urgent = !orders.seals.is_empty() || orders.closing;
+            if urgent {
+                self.retry_at = None;
+            }
+            busy = self.shared.queue.tail() < target;
+            let mut done = self.drain(target);
+            if orders.closing {
+                return self.finish(done.is_ok(), orders.seals);
+            }
+            if done.is_ok() && !orders.seals.is_empty() {
+                done = self.rotate();
+            }
+            match done {
+                Ok(()) if orders.seals.is_empty() => {}
+                Ok(()) => self.jobs.push(Job::Tell(orders.seals)),
+                Err(error) => {
+                    let error = SealError::Unwritten(Arc::new(error));
+                    orders.seals.into_iter().for_each(|r| drop(r.send(Err(error.clone()))));
+                }
+            }
+            self.keep_time();
+        }
+    }
+
+    /// Until there is work: frames in the queue, orders, or a timer.
+    fn wait(&self, busy: bool) -> Orders {
+        let shared = &self.shared;
+        let mut inbox = shared.inbox();
+        let until = self.next_timer();
+        let timeout = |now: Instant| until.map(|t| t.saturating_duration_since(now));
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|t| t > now) || busy {
+            // Frames alone do not wake it: the disk does not want them, or more of them are worth waiting for.
+            let limit = if busy && self.retry_at.is_none() { Some(GATHER) } else { timeout(now) };
+            let calm = |i: &mut crate::journal::Inbox| i.seals.is_empty() && !i.closing && !i.pressed;
+            let waited = shared.work.wait_timeout_while(inbox, limit.unwrap_or(RETRY_AFTER), calm);
+            inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
+        } else {
+            while inbox.seals.is_empty() && !inbox.closing && shared.queue.used() == 0 {
+                inbox.asleep = true;
+                match timeout(Instant::now()) {
+                    Some(Duration::ZERO) => break,
+                    Some(limit) => {
+                        let waited = shared.work.wait_timeout(inbox, limit);
+                        inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    }
+                    None => inbox = shared.work.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+                }
+            }
+            inbox.asleep = false;
+        }
+        inbox.pressed = false;
+        Orders { seals: std::mem::take(&mut inbox.seals), closing: inbox.closing }
+    }
+
+    /// When something is due though no frame comes.
+    fn next_timer(&self) -> Option<Instant> {
+        let settings = &self.shared.settings;
+        let sync = self.segment.unsynced.filter(|_| !self.broken).map(|t| t + settings.fsync_every);
+        let seal = self.segment.first_record.map(|t| t + settings.seal_after);
+        let due = sync.into_iter().chain(seal).min();
+        match self.retry_at {
+            Some(retry) => Some(due.map_or(retry, |d| d.max(retry))),
+            None => due,
+        }
+    }
+
+    /// What the timers ask for.
+    fn keep_time(&mut self) {
+        let settings = &self.shared.settings;
+        let past = |since: Option<Instant>, limit| since.is_some_and(|t: Instant| t.elapsed() >= limit);
+        let old = past(self.segment.first_record, settings.seal_after);
+        if past(self.segment.unsynced, settings.fsync_every) && !self.broken && !old {
+            self.sync();
+        }
+        let may_ask = self.retry_at.is_none_or(|t| t <= Instant::now());
+        if (old || self.broken) && may_ask {
+            // Counted and logged there; asked again when the time comes.
+            let _ = self.rotate();
+        }
+    }
+
+    /// Writes everything below `target` to segments.
+    fn drain(&mut self, target: u64) -> io::Result<()> {
+        while self.shared.queue.tail() < target {
+            if let Some(at) = self.retry_at
+                && at > Instant::now()
+            {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            if self.broken || self.segment.len >= self.shared.settings.segment_bytes {
+                self.rotate()?;
+            }
+            self.shared.queue.peek(&mut self.batch, BATCH_BYTES);
+            self.write_batch()?;
+        }
+        Ok(())
+    }
+
+    fn write_batch(&mut self) -> io::Result<()> {
+        let mut scan = Scan::new(&self.batch, self.segment.id.run);
+        let (mut records, mut schemas, mut reset) = (false, Vec::new(), false);
+        for frame in scan.by_ref() {
+            match frame.kind {
+                FrameKind::Record => records = true,
+                FrameKind::Schema | FrameKind::SchemaReset => {
+                    if frame.kind == FrameKind::SchemaReset {
+                        schemas.clear();
+                        reset = true;
+                    }
+                    schemas.extend(Schema::id(frame.body).map(|id| (id, frame.raw.to_vec())));
+                }
+            }
+        }
+        // A stray write into the shared memory. The bytes go to the segment as they are, and to quarantine with it.
+        self.shared.tally.corrupt_frames.fetch_add(scan.corrupt, Relaxed);
+        if let Err(error) = self.segment.append(&self.batch, records) {
+            self.trouble(&error, "cannot write to a segment");
+            self.broken = true;
+            return Err(error);
+        }
+        if reset {
+            self.schemas.clear();
+        }
+        self.schemas.extend(schemas);
+        self.shared.queue.forget(self.batch.len());
+        self.shared.tally.written_bytes.fetch_add(self.batch.len() as u64, Relaxed);
+        self.retry_at = None;
+        Ok(())
+    }
+
+    fn sync(&mut self) {
+        match self.segment.sync() {
+            Ok(()) => bump(&self.shared.tally.syncs),
+            Err(error) => {
+                bump(&self.shared.tally.sync_errors);
+                tracing::error!(segment = %self.segment.id, error = &error as &dyn std::error::Error, "cannot sync a segment");
+                // Its pages are still readable now: sealing it at once writes them to another file.
+                self.broken = true;
+            }
+        }
+    }
+
+    /// Gives the segment away to be sealed and starts the next. A segment without records stays.
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.segment.first_record.is_none() && !self.broken {
+            return Ok(());
+        }
+        if !self.broken && self.segment.unsynced.is_some() {
+            self.sync();
+        }
+        let shared = &self.shared;
+        let backlog = shared.tally.backlog_bytes.load(Relaxed);
+        let head = self.schemas.values().flatten().copied().collect::<Vec<u8>>();
+        // A number is used once: what a failed attempt leaves behind cannot be in the way.
+        self.number += 1;
+        let id = SegmentId { run: shared.queue.run, number: self.number };
+        let next = if backlog > shared.settings.backlog_bytes_max {
+            Err(io::ErrorKind::QuotaExceeded.into())
+        } else {
+            Segment::create(&shared.settings.folder, id, &head)
+        };
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => {
+                self.trouble(&error, "cannot start a segment");
+                return Err(error);
+            }
+        };
+        let full = std::mem::replace(&mut self.segment, next);
+        self.broken = false;
+        self.retry_at = None;
+        give(&self.shared, &self.jobs, full);
+        Ok(())
+    }
+
+    /// The orderly end: the last segment is given away without a successor.
+    fn finish(mut self, drained: bool, seals: Vec<Reply>) -> bool {
+        if !self.broken && self.segment.unsynced.is_some() {
+            self.sync();
+        }
+        let Self { segment, shared, jobs, .. } = self;
+        if drained {
+            give(&shared, &jobs, segment);
+            jobs.push(Job::Tell(seals));
+        }
+        // Otherwise the segment stays for the next start, which needs its schemas to read the queue.
+        drained
+    }
+
+    fn trouble(&mut self, error: &io::Error, what: &'static str) {
+        bump(&self.shared.tally.write_errors);
+        // Once per attempt, and attempts are `RETRY_AFTER` apart.
+        tracing::error!(error = error as &dyn std::error::Error, "{what}, will try again");
+        self.retry_at = Some(Instant::now() + RETRY_AFTER);
+    }
+}
+
+fn give(shared: &Shared, jobs: &Jobs, segment: Segment) {
+    if segment.first_record.is_some() {
+        shared.tally.backlog_bytes.fetch_add(segment.len, Relaxed);
+        jobs.push(Job::Seal(segment.id, segment.len));
+    } else if let Err(error) = segment.remove() {
+        // The next start removes it.
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove an empty segment");
+    }
+}

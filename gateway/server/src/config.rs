@@ -1,0 +1,202 @@
+//! How this gateway runs: `weir.toml` as checked, with the command line laid over it. What it serves is the
+//! catalog, which is read beside it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use weir_domain::catalog::{Keys, Mistake, Mistakes, Place};
+
+/// Feast's own port, so that clients need only another host.
+const LISTEN: &str = "127.0.0.1:6566";
+/// Next door, on loopback: metrics and reloads are nobody else's business.
+const ADMIN: &str = "127.0.0.1:6567";
+/// Prefix of every key in Redis when the configuration names none.
+const NAMESPACE: &str = "weir";
+/// A million rows of fifty floats fit into half a gibibyte; a quarter is a polite default.
+const CACHE_MIB: u64 = 256;
+/// Holds 400 answers of 100 × 50 values: 20 ms of a full core, while the writer needs a few.
+const QUEUE_MIB: u64 = 16;
+/// A reader of the journal never waits longer than this for what was served.
+const SEAL_AFTER: Duration = Duration::from_secs(60);
+/// What a power cut may cost.
+const FSYNC_EVERY: Duration = Duration::from_millis(500);
+/// Two cores answer some 20,000 requests a second in 0.1 ms each: 1,024 in flight are 50 ms of queue, beyond
+/// any budget worth keeping.
+const IN_FLIGHT_MAX: u64 = 1_024;
+/// Accepted requests get this long to end once the gateway is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Settings after the file and the command line, all checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Folder with `weir.toml` and `catalog/`; paths in the catalog are relative to it.
+    pub dir: PathBuf,
+    /// Address for callers.
+    pub listen: SocketAddr,
+    /// Address for operators.
+    pub admin: SocketAddr,
+    /// Prefix of every key in the store.
+    pub namespace: String,
+    /// Where features are read from.
+    pub store: StoreUrl,
+    /// A fixed "now" for ages and ttl, in microseconds since the Unix epoch; `None` = the clock.
+    pub as_of_us: Option<i64>,
+    /// Bytes of rows the cache may hold.
+    pub cache_bytes: u64,
+    /// Requests answered at the same time.
+    pub in_flight_max: usize,
+    /// Accepted requests get this long once the gateway is told to stop.
+    pub drain: Duration,
+    /// Where answers are written down; `None` = nowhere.
+    pub journal: Option<JournalConfig>,
+}
+
+/// Settings of the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalConfig {
+    /// Folder of segments and Parquet.
+    pub dir: PathBuf,
+    /// Size of the queue in shared memory.
+    pub queue_bytes: u64,
+    /// A segment is sealed into Parquet at this age.
+    pub seal_after: Duration,
+    /// Longest time between a write and its fsync.
+    pub fsync_every: Duration,
+}
+
+/// Which store features are read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// In process, from the Parquet files beside the catalog.
+    Embedded,
+    /// `redis://…`.
+    Redis(String),
+}
+
+impl StoreUrl {
+    /// Reads `embedded` or a Redis URL.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "embedded" => Ok(Self::Embedded),
+            url if url.starts_with("redis://") || url.starts_with("redis+unix://") => Ok(Self::Redis(url.to_owned())),
+            other => Err(format!("{other:?} is neither \"embedded\" nor a redis:// URL")),
+        }
+    }
+}
+
+/// What the command line lays over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<SocketAddr>,
+    /// `--admin`
+    pub admin: Option<SocketAddr>,
+    /// `--store`
+    pub store: Option<StoreUrl>,
+    /// `--journal`
+    pub journal: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads `DIR/weir.toml` (which may be missing: every key has a default) and applies the overrides.
+    pub fn load(dir: &Path, overrides: Overrides) -> Result<Self, Vec<Mistake>> {
+        let path = dir.join("weir.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && dir.is_dir() => String::new(),
+            Err(error) => return Err(vec![unreadable(&path, &error)]),
+        };
+        let mistakes = Mistakes::default();
+        let config = Keys::parse(&path.display().to_string(), &text, &mistakes).map(|keys| Self::read(dir, keys));
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(config.with(overrides)),
+            _ => Err(mistakes.into_vec()),
+        }
+    }
+
+    fn read(dir: &Path, mut keys: Keys<'_, '_>) -> Self {
+        keys.rename("weir.toml".to_owned());
+        let listen = address(&mut keys, "listen", LISTEN);
+        let admin = address(&mut keys, "admin", ADMIN);
+        let namespace = keys.text("namespace").unwrap_or_else(|| NAMESPACE.to_owned());
+        if namespace.is_empty() || namespace.contains(':') {
+            keys.mistake("namespace", "is empty or has a colon, which ends the namespace in every key");
+        }
+        let store = keys.text("store").map_or(Ok(StoreUrl::Embedded), |text| StoreUrl::parse(&text));
+        let store = store.unwrap_or_else(|error| {
+            keys.mistake("store", error);
+            StoreUrl::Embedded
+        });
+        let as_of_us = keys.text("as_of").and_then(|text| match chrono::DateTime::parse_from_rfc3339(&text) {
+            Ok(time) => Some(time.timestamp_micros()),
+            Err(error) => {
+                keys.mistake("as_of", format!("{text:?} is no RFC 3339 time: {error}"));
+                None
+            }
+        });
+        let in_flight_max = keys.number("in_flight_max", 1..=1_000_000).unwrap_or(IN_FLIGHT_MAX) as usize;
+        let drain = keys.millis("drain_ms", Duration::from_secs(600)).unwrap_or(DRAIN);
+        let mut cache_bytes = CACHE_MIB << 20;
+        if let Some(mut cache) = keys.table("cache") {
+            cache_bytes = cache.number("capacity_mib", 0..=1 << 20).unwrap_or(CACHE_MIB) << 20;
+            cache.finish();
+        }
+        let journal = keys.table("journal").map(|mut journal| {
+            let folder = journal.required_text("dir").unwrap_or_default();
+            let config = JournalConfig {
+                dir: PathBuf::from(folder),
+                queue_bytes: journal.number("queue_mib", 1..=4_096).unwrap_or(QUEUE_MIB) << 20,
+                seal_after: journal.number("seal_after_s", 1..=86_400).map_or(SEAL_AFTER, Duration::from_secs),
+                fsync_every: journal.millis("fsync_every_ms", Duration::from_secs(60)).unwrap_or(FSYNC_EVERY),
+            };
+            journal.finish();
+            config
+        });
+        keys.finish();
+        Self {
+            dir: dir.to_owned(),
+            listen,
+            admin,
+            namespace,
+            store,
+            as_of_us,
+            cache_bytes,
+            in_flight_max,
+            drain,
+            journal,
+        }
+    }
+
+    fn with(mut self, overrides: Overrides) -> Self {
+        self.listen = overrides.listen.unwrap_or(self.listen);
+        self.admin = overrides.admin.unwrap_or(self.admin);
+        self.store = overrides.store.unwrap_or(self.store);
+        if let Some(dir) = overrides.journal {
+            self.journal = Some(match self.journal {
+                Some(journal) => JournalConfig { dir, ..journal },
+                None => JournalConfig {
+                    dir,
+                    queue_bytes: QUEUE_MIB << 20,
+                    seal_after: SEAL_AFTER,
+                    fsync_every: FSYNC_EVERY,
+                },
+            });
+        }
+        self
+    }
+}
+
+fn address(keys: &mut Keys<'_, '_>, key: &'static str, default: &str) -> SocketAddr {
+    let text = keys.text(key).unwrap_or_else(|| default.to_owned());
+    text.parse().unwrap_or_else(|_| {
+        keys.mistake(key, format!("{text:?} is no address: IP:PORT is"));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+/// A file that should be there and cannot be read, as a mistake of the configuration.
+pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Mistake {
+    let at = Place { file: path.display().to_string().into(), line: 1 };
+    Mistake { at, message: format!("cannot be read: {error}") }
+}

@@ -1,0 +1,125 @@
+//! The doors: one port that speaks gRPC and JSON over HTTP/1.1 and HTTP/2, and how connections are taken and
+//! given back. Every limit on what a stranger may do to the process stands here.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+use tower::ServiceExt;
+use weir_proto::encoded::FeatureServiceServer;
+use weir_proto::v1;
+use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
+
+use crate::gateway::Gateway;
+use crate::grpc::Grpc;
+use crate::http::{self, BODY_BYTES_MAX};
+
+/// A caller that has not sent its headers by then is a slow-loris or gone.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
+const STREAMS_MAX: u32 = 256;
+/// Bytes of headers of one request.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Bytes that a slow reader may keep waiting per stream.
+const SEND_BUFFER_MAX: usize = 1 << 20;
+/// A peer that vanished without a word is noticed after this and the next.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that a caller may open and reset before the server could answer (rapid reset).
+const PENDING_RESETS_MAX: usize = 100;
+/// Pause after a failed accept: without free file descriptors the next one fails too.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Everything callers may ask.
+pub(crate) fn public(gateway: &Arc<Gateway>) -> Router {
+    let grpc = Grpc(Arc::clone(gateway));
+    let features = FeatureServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
+    let experiments = ExperimentServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
+    let health = HealthServer::new(HealthService::from_health_reporter(serving()));
+    let mut routes = Routes::default().add_service(features).add_service(experiments).add_service(health);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Older clients ask for v1alpha. The descriptors were made by our own build: they always parse.
+    if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
+        routes = routes.add_service(v1).add_service(v1alpha);
+    }
+    http::with_arrival(http::routes(Arc::clone(gateway)).merge(routes.into_axum_router()))
+}
+
+/// gRPC health: the whole server ("") serves from the start. While it leaves it takes no connection that could ask.
+fn serving() -> HealthReporter {
+    HealthReporter::new()
+}
+
+/// Takes connections until `stop`, then lets those under way end within `drain`. Returns how many did not.
+pub(crate) async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>, drain: Duration) {
+    let server = server();
+    let connections = GracefulShutdown::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => connect(stream, &server, &router, &connections),
+            Err(error) => {
+                // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_BACK_OFF).await;
+            }
+        }
+    }
+    drop(listener);
+    let open = connections.count();
+    if tokio::time::timeout(drain, connections.shutdown()).await.is_err() {
+        tracing::warn!(open, drain_ms = drain.as_millis() as u64, "connections were cut: their requests took too long");
+    }
+}
+
+fn server() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .adaptive_window(true);
+    server
+}
+
+fn connect(stream: TcpStream, server: &auto::Builder<TokioExecutor>, router: &Router, connections: &GracefulShutdown) {
+    // Replies are whole messages: waiting for more would only cost the budget.
+    let _ = stream.set_nodelay(true);
+    let router = router.clone();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+    });
+    let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+    let watched = connections.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = watched.await {
+            tracing::debug!(%error, "a connection ended badly");
+        }
+    });
+}

@@ -1,0 +1,178 @@
+//! The HTTP door: JSON on the same port as gRPC, over HTTP/1.1 and HTTP/2.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Map, Value as Json, json};
+use tokio::time::Instant;
+use tracing::Instrument;
+use weir_domain::catalog::{Feature, RequestFeature, Scope, Service};
+use weir_domain::experiment::assign;
+use weir_domain::{Refusal, Violation};
+
+use crate::gateway::Gateway;
+use crate::json::{self, value_to_json};
+use crate::pipeline::{self, Arrival};
+use crate::timeout::ArrivedAt;
+use crate::{refuse, telemetry, timeout};
+
+/// Largest request body. 10,000 items of 300-byte keys fit; nobody's id list is longer.
+pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
+
+type App = State<Arc<Gateway>>;
+
+/// Routes of the JSON API; anything else falls through to what is merged with them.
+pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/", get(front))
+        .route("/v1/features", post(features))
+        .route("/v1/assign", post(assign_unit))
+        .route("/v1/services", get(services))
+        .route("/v1/services/{name}", get(service))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(gateway)
+}
+
+/// Notes when a request's headers were seen: reading the body is on the caller's clock too.
+pub(crate) async fn note_arrival(mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(ArrivedAt(Instant::now()));
+    next.run(request).await
+}
+
+/// The middleware that notes arrivals.
+pub(crate) fn with_arrival(router: Router) -> Router {
+    router.layer(middleware::from_fn(note_arrival))
+}
+
+async fn features(
+    State(gateway): App,
+    arrived: axum::Extension<ArrivedAt>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let span = telemetry::request_span("http", &headers);
+    let answered = async {
+        let timeout = timeout::read(&headers)?;
+        let request = json::decode(&read(body)?)?;
+        pipeline::run(&gateway, request, Arrival { at: arrived.0.0, timeout }, json::encode).await
+    };
+    match answered.instrument(span).await {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(refusal) => refused(&gateway, &refusal),
+    }
+}
+
+async fn assign_unit(State(gateway): App, body: Result<Bytes, BytesRejection>) -> Response {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        unit: String,
+        #[serde(default)]
+        attributes: Map<String, Json>,
+        service: Option<String>,
+    }
+    let assigned = || {
+        let invalid = |field: &str, what: String| Refusal::Invalid(vec![Violation::new(field, what)]);
+        let body: Body = serde_json::from_slice(&read(body)?).map_err(|e| invalid("body", e.to_string()))?;
+        if body.unit.is_empty() {
+            return Err(invalid("unit", "is empty: experiments split by it".to_owned()));
+        }
+        let snapshot = gateway.snapshot();
+        let attributes = json::attributes(body.attributes)?;
+        let mut assignment = assign(&snapshot.catalog.experiments, Some(&body.unit), &attributes);
+        if let Some(service) = body.service {
+            let plans = snapshot.plans.service(&service);
+            plans.ok_or(Refusal::UnknownService { service })?.choose(&mut assignment);
+        }
+        let holdouts: Vec<&str> = assignment.holdouts.iter().map(|h| &**h).collect();
+        Ok(json!({
+            "unit": body.unit,
+            "assignments": serde_json::to_value(json::Assignments(&assignment)).unwrap_or(Json::Null),
+            "holdouts": holdouts,
+            "catalog_version": &*snapshot.catalog.version,
+        }))
+    };
+    match assigned() {
+        Ok(reply) => axum::Json(reply).into_response(),
+        Err(refusal) => refused(&gateway, &refusal),
+    }
+}
+
+async fn front() -> axum::Json<Json> {
+    axum::Json(json!({
+        "weir": env!("CARGO_PKG_VERSION"),
+        "try": { "services": "GET /v1/services", "features": "POST /v1/features", "assign": "POST /v1/assign" },
+        "grpc": ["weir.v1.FeatureService", "weir.v1.ExperimentService"],
+    }))
+}
+
+async fn services(State(gateway): App) -> axum::Json<Json> {
+    let snapshot = gateway.snapshot();
+    let names: Vec<_> = snapshot
+        .catalog
+        .services
+        .iter()
+        .map(|s| json!({ "name": &*s.doc.name, "description": s.doc.description, "owner": s.doc.owner }))
+        .collect();
+    axum::Json(json!({ "catalog_version": &*snapshot.catalog.version, "services": names }))
+}
+
+async fn service(State(gateway): App, Path(name): Path<String>) -> Response {
+    let snapshot = gateway.snapshot();
+    let service = snapshot.catalog.services.iter().find(|s| *s.doc.name == *name);
+    match (service, snapshot.plans.service(&name)) {
+        (Some(service), Some(plans)) => axum::Json(describe(service, plans.base())).into_response(),
+        _ => refused(&gateway, &Refusal::UnknownService { service: name.chars().take(64).collect() }),
+    }
+}
+
+/// Everything a caller needs to know to ask a service: keys, request features, outputs with their defaults.
+fn describe(service: &Service, plan: &weir_domain::plan::Plan) -> Json {
+    let keys = |scope: Scope| -> Json {
+        let of = plan.keys.iter().filter(|k| k.scope == scope);
+        of.map(|k| json!({ "name": &*k.key.name, "type": k.key.kind.name() })).collect()
+    };
+    let request = |r: &RequestFeature| {
+        let Feature { name, of, default, description } = &r.feature;
+        json!({
+            "name": &**name,
+            "type": of.to_string(),
+            "scope": if r.scope == Scope::Context { "context" } else { "item" },
+            "default": default.as_ref().map(value_to_json),
+            "description": description,
+        })
+    };
+    let output = |o: &weir_domain::plan::Output| json!({ "name": &*o.name, "type": o.of.to_string(), "default": o.default.as_ref().map(value_to_json) });
+    json!({
+        "name": &*service.doc.name,
+        "owner": service.doc.owner,
+        "description": service.doc.description,
+        "budget_ms": service.budget.as_millis() as u64,
+        "context": keys(Scope::Context),
+        "items": keys(Scope::Item),
+        "request_features": service.request.iter().map(request).collect::<Vec<_>>(),
+        "features": plan.outputs.iter().map(output).collect::<Vec<_>>(),
+    })
+}
+
+fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+    body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Refusal::TooLarge(Violation::new("body", format!("more than the {BODY_BYTES_MAX} bytes of one request")))
+        } else {
+            Refusal::Invalid(vec![Violation::new("body", rejection.body_text())])
+        }
+    })
+}
+
+fn refused(gateway: &Gateway, refusal: &Refusal) -> Response {
+    gateway.metrics.refused(refusal);
+    refuse::http(refusal)
+}

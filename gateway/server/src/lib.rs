@@ -1,0 +1,24 @@
+//! The Weir gateway: wires store, transforms, experiments and journal together, speaks gRPC and HTTP, lives and
+//! dies gracefully. Read [`pipeline`] first: it is the life of a request.
+
+mod admin;
+pub mod app;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod demo;
+mod doors;
+mod encode;
+pub mod gateway;
+mod grpc;
+mod http;
+mod json;
+mod load;
+pub mod metrics;
+pub mod pipeline;
+mod refuse;
+mod reload;
+pub mod snapshot;
+pub mod telemetry;
+mod timeout;
+mod transform;

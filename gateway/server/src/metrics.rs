@@ -1,0 +1,264 @@
+//! Every metric the gateway exports, in one place: what is counted per request here, what the store and the
+//! journal count themselves in [`scrape`].
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use weir_domain::{Answer, Provenance, Refusal};
+use weir_journal::DropReason;
+use weir_store::{BreakerState, Trouble};
+
+use crate::gateway::Gateway;
+use crate::pipeline::Meta;
+
+/// Upper bounds in seconds, aimed at budgets: most are a few milliseconds, the interesting misses are near them.
+const BUCKETS: [f64; 13] = [0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+fn histogram() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Service {
+    service: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Value {
+    service: String,
+    provenance: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    transform: String,
+    version: u32,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// What is counted while requests are answered.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Service, Counter>,
+    rows: Family<Service, Counter>,
+    duration: Histograms<Service>,
+    stages: Histograms<Stage>,
+    values: Family<Value, Counter>,
+    refusals: Family<Reason, Counter>,
+    fallbacks: Family<Service, Counter>,
+    transforms: Family<Call, Counter>,
+    reloads: Family<Outcome, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("weir");
+        let requests = Family::default();
+        registry.register("requests", "Answered requests by feature service", requests.clone());
+        let rows = Family::default();
+        registry.register("rows", "Rows in those answers", rows.clone());
+        let duration = Histograms::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register(
+            "request_duration_seconds",
+            "From a request's arrival to its completed answer",
+            duration.clone(),
+        );
+        let stages = Histograms::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register("stage_duration_seconds", "Time spent per stage of the pipeline", stages.clone());
+        let values = Family::default();
+        registry.register("values", "Served values by where they came from", values.clone());
+        let refusals = Family::default();
+        registry.register("refusals", "Requests that got no answer, by reason", refusals.clone());
+        let fallbacks = Family::default();
+        registry.register("fallbacks", "Answers that name the fallback model", fallbacks.clone());
+        let transforms = Family::default();
+        registry.register("transform_calls", "Calls of transforms by outcome", transforms.clone());
+        let reloads = Family::default();
+        registry.register("config_reloads", "Attempts to reload the configuration by outcome", reloads.clone());
+        Self { registry, requests, rows, duration, stages, values, refusals, fallbacks, transforms, reloads }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn answered(&self, answer: &Answer, meta: &Meta) {
+        let service = || answer.plan.service.to_string();
+        let label = Service { service: service() };
+        self.requests.get_or_create(&label).inc();
+        self.rows.get_or_create(&label).inc_by(answer.rows as u64);
+        self.duration.get_or_create(&label).observe(f64::from(meta.spent.total_us) / 1e6);
+        if answer.fallback_model.is_some() {
+            self.fallbacks.get_or_create(&label).inc();
+        }
+        let spent = meta.spent;
+        for (stage, us) in [("plan", spent.plan_us), ("fetch", spent.fetch_us), ("transform", spent.transform_us)] {
+            self.stages.get_or_create(&Stage { stage }).observe(f64::from(us) / 1e6);
+        }
+        let mut counts = [0u64; 64];
+        for provenance in answer.cells.iter().flat_map(|c| &c.provenance) {
+            counts[*provenance as usize & 63] += 1;
+        }
+        for provenance in Provenance::ALL {
+            let count = counts[provenance as usize];
+            if count > 0 {
+                let label = Value { service: service(), provenance: provenance.name() };
+                self.values.get_or_create(&label).inc_by(count);
+            }
+        }
+    }
+
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        self.refusals.get_or_create(&Reason { reason: refusal.reason() }).inc();
+    }
+
+    pub(crate) fn transformed(&self, transform: &str, version: u32, outcome: &'static str) {
+        self.transforms.get_or_create(&Call { transform: transform.to_owned(), version, outcome }).inc();
+    }
+
+    pub(crate) fn reloaded(&self, outcome: &'static str) {
+        self.reloads.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+/// Everything there is to know right now, as OpenMetrics text.
+pub(crate) fn scrape(gateway: &Gateway) -> String {
+    let mut facts = Registry::with_prefix("weir");
+    facts.register_collector(Box::new(Facts(facts_of(gateway))));
+    let mut text = String::new();
+    let written = encode_registry(&mut text, &gateway.metrics.registry)
+        .and_then(|()| encode_registry(&mut text, &facts))
+        .and_then(|()| encode_eof(&mut text));
+    // Writing into a String does not fail; half a page would be worse than none.
+    if written.is_ok() { text } else { String::new() }
+}
+
+#[derive(Debug)]
+struct Fact {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    points: Vec<(Option<(&'static str, &'static str)>, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// Numbers read at the moment of the scrape.
+#[derive(Debug)]
+struct Facts(Vec<Fact>);
+
+impl prometheus_client::collector::Collector for Facts {
+    fn encode(&self, mut encoder: prometheus_client::encoding::DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for fact in &self.0 {
+            let kind = match fact.kind {
+                Kind::Counter => prometheus_client::metrics::MetricType::Counter,
+                Kind::Gauge => prometheus_client::metrics::MetricType::Gauge,
+            };
+            let mut metric = encoder.encode_descriptor(fact.name, fact.help, None, kind)?;
+            for (label, value) in &fact.points {
+                let encode = |m: prometheus_client::encoding::MetricEncoder<'_>| match fact.kind {
+                    Kind::Counter => ConstCounter::new(*value).encode(m),
+                    Kind::Gauge => ConstGauge::new(*value).encode(m),
+                };
+                match label {
+                    Some(label) => encode(metric.encode_family(&[*label])?)?,
+                    None => encode(metric.encode_family(&[("", ""); 0])?)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn facts_of(gateway: &Gateway) -> Vec<Fact> {
+    let one = |name, help, kind, value| Fact { name, help, kind, points: vec![(None, value)] };
+    let snapshot = gateway.snapshot();
+    let store = snapshot.store.counters();
+    let in_flight = gateway.admission.in_flight() as u64;
+    let breaker = match store.breaker() {
+        BreakerState::Closed => 0,
+        BreakerState::HalfOpen => 1,
+        BreakerState::Open => 2,
+    };
+    let lookups = [
+        ("hit", store.cache_hits.get()),
+        ("negative", store.cache_negatives.get()),
+        ("miss", store.cache_misses.get()),
+        ("stale", store.cache_stale.get()),
+    ];
+    let troubles = Trouble::ALL.map(|kind| (Some(("kind", kind.name())), store.troubles(kind)));
+    let mut facts = vec![
+        one("in_flight", "Requests being answered", Kind::Gauge, in_flight),
+        Fact {
+            name: "cache_lookups",
+            help: "Entities looked up in the cache by result",
+            kind: Kind::Counter,
+            points: lookups.map(|(result, count)| (Some(("result", result)), count)).into(),
+        },
+        one("store_batches", "Batches sent to the store", Kind::Counter, store.store_batches.get()),
+        one("store_keys", "Entities asked from the store", Kind::Counter, store.store_keys.get()),
+        one(
+            "store_flights_joined",
+            "Entities whose read was already under way",
+            Kind::Counter,
+            store.flights_joined.get(),
+        ),
+        one("store_late_fills", "Rows that came too late and were cached", Kind::Counter, store.late_fills.get()),
+        one("store_invalid_rows", "Rows that are not rows of their view", Kind::Counter, store.invalid_rows.get()),
+        one("store_reads_in_flight", "Reads under way", Kind::Gauge, snapshot.store.reads_in_flight() as u64),
+        one("store_connections", "Connections that were set up", Kind::Counter, store.connections.get()),
+        one("store_breaker", "0 closed, 1 probing, 2 open", Kind::Gauge, breaker),
+        Fact {
+            name: "store_troubles",
+            help: "Failed batches and connection attempts",
+            kind: Kind::Counter,
+            points: troubles.into(),
+        },
+    ];
+    if let Some(journal) = &gateway.journal {
+        let counts = journal.counts();
+        let rows = |reason: DropReason| (Some(("outcome", reason.name())), counts.dropped_for(reason).rows);
+        let mut points = vec![(Some(("outcome", "kept")), counts.kept.rows)];
+        points.extend(DropReason::ALL.map(rows));
+        facts.extend([
+            Fact {
+                name: "journal_rows",
+                help: "Served rows kept by the journal, or why they were not",
+                kind: Kind::Counter,
+                points,
+            },
+            one("journal_sealed_rows", "Rows sealed into Parquet", Kind::Counter, counts.sealed.rows),
+            one("journal_queue_bytes", "Bytes in the queue", Kind::Gauge, counts.queue_bytes),
+            one("journal_backlog_bytes", "Bytes in unsealed segments", Kind::Gauge, counts.backlog_bytes),
+            one("journal_sync_errors", "Group commits that failed", Kind::Counter, counts.sync_errors),
+            one("journal_write_errors", "Writes to a segment that failed", Kind::Counter, counts.write_errors),
+            one("journal_seal_errors", "Failed attempts to seal", Kind::Counter, counts.seal_errors),
+            one("journal_corrupt_frames", "Unreadable stretches found", Kind::Counter, counts.corrupt_frames),
+        ]);
+    }
+    facts
+}

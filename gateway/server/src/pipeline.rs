@@ -1,0 +1,145 @@
+//! The life of a request: one line a stage. Decoding before it and encoding after it depend on the door the
+//! request came through; everything between is the same for all.
+//!
+//! Up to and including `plan` a request may be refused. After that nothing refuses: stages degrade, and every
+//! value says what it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
+use uuid::Uuid;
+use weir_domain::experiment::{Assignment, assign};
+use weir_domain::plan::{Bound, Plan};
+use weir_domain::{Answer, Budget, Gathered, Record, Refusal, Request, RequestId, Spent, answer};
+use weir_store::Limits;
+
+use crate::gateway::Gateway;
+use crate::snapshot::Snapshot;
+use crate::transform;
+
+/// When a request arrived and how long its caller waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When its headers were seen.
+    pub at: Instant,
+    /// The caller's own deadline, if it gave one.
+    pub timeout: Option<Duration>,
+}
+
+/// What every encoding says besides the answer itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Identifies the answer everywhere.
+    pub request_id: RequestId,
+    /// The time granted.
+    pub budget: Budget,
+    /// The time spent, up to encoding.
+    pub spent: Spent,
+}
+
+/// Answers one request. `encode` turns the answer into the door's bytes; the same answer is then recorded.
+pub async fn run(
+    gateway: &Gateway,
+    request: Request,
+    arrival: Arrival,
+    encode: impl FnOnce(&Answer, &Meta) -> Bytes,
+) -> Result<Bytes, Refusal> {
+    let snapshot = gateway.snapshot();
+    let mut watch = Watch::since(arrival.at);
+
+    let _permit = gateway.admission.admit()?;
+    let (budget, assignment, plan) = plan(&snapshot, &request, arrival)?;
+    let mut bound = plan.bind(request)?;
+    watch.lap(|s| &mut s.plan_us);
+
+    // From here on every caller gets an answer.
+    let mut gathered = Gathered { cells: std::mem::take(&mut bound.cells), times: Vec::new() };
+    fetch(gateway, &snapshot, &plan, &bound, arrival.at + budget.store_until(plan.steps.len()), &mut gathered).await;
+    watch.lap(|s| &mut s.fetch_us);
+    transform::run(gateway, &snapshot, &plan, bound.rows, budget, arrival.at, &mut gathered).await;
+    watch.lap(|s| &mut s.transform_us);
+    let answer = answer(plan, bound.rows, assignment, gathered);
+    watch.lap(|s| &mut s.answer_us);
+
+    let meta = Meta { request_id: RequestId(Uuid::now_v7().as_u128()), budget, spent: watch.total() };
+    let bytes = encode(&answer, &meta);
+    record(gateway, meta, bound.keys, answer);
+    Ok(bytes)
+}
+
+/// Stages 1 to 3: budget, arms, plan. All of it is pure.
+fn plan(snapshot: &Snapshot, request: &Request, arrival: Arrival) -> Result<(Budget, Assignment, Arc<Plan>), Refusal> {
+    let service = snapshot.plans.service(&request.service);
+    let service = service.ok_or_else(|| Refusal::UnknownService { service: shortened(&request.service) })?;
+    let budget = Budget::grant(arrival.timeout, service.base().budget)?;
+    if arrival.at.elapsed() >= budget.granted() {
+        return Err(Refusal::DeadlineExceeded);
+    }
+    let mut assignment = assign(&snapshot.catalog.experiments, request.unit.as_deref(), &request.attributes);
+    let plan = service.choose(&mut assignment);
+    Ok((budget, assignment, plan))
+}
+
+async fn fetch(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    plan: &Plan,
+    bound: &Bound,
+    deadline: Instant,
+    into: &mut Gathered,
+) {
+    let max_stale = match (bound.max_stale, plan.max_stale) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    let limits = Limits { deadline, now_us: gateway.clock.now_us(), max_stale };
+    snapshot.store.fetch(plan, bound, limits, into).instrument(debug_span!("fetch", reads = plan.reads.len())).await;
+}
+
+fn record(gateway: &Gateway, meta: Meta, keys: Vec<weir_domain::Column>, answer: Answer) {
+    gateway.metrics.answered(&answer, &meta);
+    if let Some(journal) = &gateway.journal {
+        // What it does not keep, it counts.
+        let _ = journal.record(Record {
+            request_id: meta.request_id,
+            served_at_us: gateway.clock.wall_us(),
+            as_of_us: gateway.clock.now_us(),
+            keys,
+            spent_us: meta.spent.total_us,
+            granted_us: meta.budget.granted().as_micros() as u32,
+            answer,
+        });
+    }
+}
+
+/// A name that nobody can use to fill the log.
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+/// Laps of one request.
+struct Watch {
+    start: Instant,
+    last: Instant,
+    spent: Spent,
+}
+
+impl Watch {
+    fn since(start: Instant) -> Self {
+        Self { start, last: start, spent: Spent::default() }
+    }
+
+    fn lap(&mut self, stage: impl FnOnce(&mut Spent) -> &mut u32) {
+        let now = Instant::now();
+        *stage(&mut self.spent) = (now - self.last).as_micros() as u32;
+        self.last = now;
+    }
+
+    fn total(mut self) -> Spent {
+        self.spent.total_us = (self.last - self.start).as_micros() as u32;
+        self.spent
+    }
+}

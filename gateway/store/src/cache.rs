@@ -1,0 +1,224 @@
+//! Rows read from the store, kept for a while: one entry per entity holding its whole packed row. Promises:
+//! bounded in bytes, nothing past a view's `stale_for` is ever given out, and only what the store said is
+//! kept, never a default, an error or bytes that are not a row.
+//!
+//! Age is judged here, when an entry is looked up, on tokio's clock, so that a view's limits can change with
+//! the catalog and time can stand still in tests. Moka only keeps the total in bounds: entries past their time
+//! are evicted like any that nobody asks for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::DefaultHashBuilder;
+use tokio::time::Instant;
+use weir_domain::catalog::View;
+
+use crate::row::Row;
+
+/// What an entry costs beside its key and its row: moka's own nodes, two reference counts and the entry.
+const ENTRY_OVERHEAD_BYTES: usize = 256;
+
+/// How much the cache may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSettings {
+    /// Bytes of rows, keys and book-keeping.
+    pub capacity_bytes: u64,
+}
+
+impl Default for CacheSettings {
+    /// 256 MiB: about 400,000 rows of 50 numbers.
+    fn default() -> Self {
+        Self { capacity_bytes: 256 << 20 }
+    }
+}
+
+/// What the store said about an entity, and when it was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// `None`: there is no such entity.
+    pub(crate) row: Option<Bytes>,
+    /// When the read began: the row is at least as new as that.
+    pub(crate) read_at: Instant,
+}
+
+/// What the cache knows about an entity.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// A row that may be served without asking the store.
+    Fresh(Row, Duration),
+    /// The store said lately that there is no such entity.
+    Negative,
+    /// A row to serve if the store does not answer, with when it was read.
+    Old(Row, Instant),
+    /// Nothing that could be served.
+    Nothing,
+}
+
+pub(crate) struct Cache {
+    entries: moka::sync::Cache<Bytes, Entry, DefaultHashBuilder>,
+}
+
+impl Cache {
+    pub(crate) fn new(settings: CacheSettings, hasher: DefaultHashBuilder) -> Self {
+        let weigh = |key: &Bytes, entry: &Entry| {
+            let bytes = key.len() + entry.row.as_ref().map_or(0, Bytes::len) + ENTRY_OVERHEAD_BYTES;
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
+        let builder = moka::sync::Cache::builder().max_capacity(settings.capacity_bytes).weigher(weigh);
+        Self { entries: builder.build_with_hasher(hasher) }
+    }
+
+    /// What is known about `key` of `view`; nothing older than `max_stale` counts.
+    pub(crate) fn look(&self, key: &[u8], view: &View, max_stale: Option<Duration>, now: Instant) -> Look {
+        let Some(entry) = self.entries.get(key) else { return Look::Nothing };
+        let age = now.saturating_duration_since(entry.read_at);
+        if max_stale.is_some_and(|max| age > max) {
+            return Look::Nothing;
+        }
+        let limits = view.cache;
+        let Some(bytes) = entry.row else {
+            return if age < limits.negative_for { Look::Negative } else { Look::Nothing };
+        };
+        let (fresh, servable) = (age < limits.fresh_for, age <= limits.stale_for);
+        if !fresh && !servable {
+            return Look::Nothing;
+        }
+        // Kept under another schema of the same view, before the catalog changed: of no use any more.
+        match Row::parse(bytes, view) {
+            Ok(row) if fresh => Look::Fresh(row, age),
+            Ok(row) => Look::Old(row, entry.read_at),
+            Err(_) => Look::Nothing,
+        }
+    }
+
+    /// Keeps what the store said. The caller has checked that a row is a row of its view.
+    pub(crate) fn keep(&self, key: &Bytes, view: &View, entry: Entry) {
+        let limits = view.cache;
+        let is_worth_it = match entry.row {
+            Some(_) => !(limits.fresh_for.is_zero() && limits.stale_for.is_zero()),
+            None => !limits.negative_for.is_zero(),
+        };
+        if is_worth_it {
+            self.entries.insert(key.clone(), entry);
+        } else {
+            // What was known before is no longer what the store says.
+            self.entries.invalidate(key);
+        }
+    }
+
+    /// Bytes held, as weighed; moka updates it now and then.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.entries.weighted_size()
+    }
+
+    /// Entries held; moka updates it now and then.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries.entry_count()
+    }
+}
+
+/// What is left of `max_stale` and `stale_for` now: whether a row read at `read_at` may still be served.
+pub(crate) fn may_serve_stale(view: &View, max_stale: Option<Duration>, read_at: Instant, now: Instant) -> bool {
+    let age = now.saturating_duration_since(read_at);
+    age <= view.cache.stale_for && max_stale.is_none_or(|max| age <= max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::{pack_rows, tests::view_of};
+    use tokio::time::advance;
+    use weir_domain::catalog::Freshness;
+    use weir_domain::{Cell, Column, FeatureType, Kind, Provenance};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn view() -> View {
+        let mut view = view_of(&[FeatureType::One(Kind::I64)]);
+        view.cache = Freshness { fresh_for: 10 * SECOND, stale_for: 60 * SECOND, negative_for: 2 * SECOND };
+        view
+    }
+
+    fn row(view: &View) -> Bytes {
+        let cell = Cell { column: Column::I64(vec![7]), provenance: vec![Provenance::Store] };
+        pack_rows(view, &[cell], &[0]).unwrap().remove(0)
+    }
+
+    fn look(cache: &Cache, view: &View, max_stale: Option<Duration>) -> &'static str {
+        match cache.look(b"k", view, max_stale, Instant::now()) {
+            Look::Fresh(..) => "fresh",
+            Look::Negative => "negative",
+            Look::Old(..) => "old",
+            Look::Nothing => "nothing",
+        }
+    }
+
+    fn keep(cache: &Cache, view: &View, row: Option<Bytes>) {
+        cache.keep(&Bytes::from_static(b"k"), view, Entry { row, read_at: Instant::now() });
+    }
+
+    fn empty() -> Cache {
+        Cache::new(CacheSettings::default(), DefaultHashBuilder::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_is_fresh_then_old_then_gone() {
+        let (cache, view) = (empty(), view());
+        assert_eq!(look(&cache, &view, None), "nothing");
+        keep(&cache, &view, Some(row(&view)));
+        assert_eq!(look(&cache, &view, None), "fresh");
+        advance(10 * SECOND).await;
+        assert_eq!(look(&cache, &view, None), "old");
+        advance(50 * SECOND).await;
+        assert_eq!(look(&cache, &view, None), "old");
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(look(&cache, &view, None), "nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn max_stale_bounds_fresh_rows_and_negatives_too() {
+        let (cache, view) = (empty(), view());
+        keep(&cache, &view, Some(row(&view)));
+        advance(5 * SECOND).await;
+        assert_eq!(look(&cache, &view, Some(5 * SECOND)), "fresh");
+        assert_eq!(look(&cache, &view, Some(4 * SECOND)), "nothing");
+        keep(&cache, &view, None);
+        advance(SECOND).await;
+        assert_eq!(look(&cache, &view, Some(Duration::ZERO)), "nothing");
+        assert_eq!(look(&cache, &view, None), "negative");
+        advance(SECOND).await;
+        assert_eq!(look(&cache, &view, None), "nothing", "a negative is never stale");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entity_that_is_gone_from_the_store_is_gone_from_the_cache() {
+        let (cache, mut view) = (empty(), view());
+        view.cache.negative_for = Duration::ZERO;
+        keep(&cache, &view, Some(row(&view)));
+        keep(&cache, &view, None);
+        assert_eq!(look(&cache, &view, None), "nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_without_freshness_is_not_cached_and_a_new_schema_forgets_the_old_rows() {
+        let (cache, mut view) = (empty(), view());
+        keep(&cache, &view, Some(row(&view)));
+        let newer = View { fingerprint: 1, ..view.clone() };
+        assert_eq!(look(&cache, &newer, None), "nothing");
+        view.cache = Freshness { fresh_for: Duration::ZERO, stale_for: Duration::ZERO, negative_for: SECOND };
+        keep(&cache, &view, Some(row(&view)));
+        assert_eq!(cache.entries.get(b"k".as_slice()).map(|e| e.row), None);
+    }
+
+    #[test]
+    fn the_cache_stays_within_its_bytes() {
+        let (cache, view) =
+            (Cache::new(CacheSettings { capacity_bytes: 100_000 }, DefaultHashBuilder::default()), view());
+        for i in 0..5_000u32 {
+            let entry = Entry { row: Some(vec![0; 1_000].into()), read_at: Instant::now() };
+            cache.keep(&Bytes::copy_from_slice(&i.to_le_bytes()), &view, entry);
+        }
+        cache.entries.run_pending_tasks();
+        assert!(cache.bytes() <= 100_000 && cache.entries() > 10, "{} bytes", cache.bytes());
+    }
+}

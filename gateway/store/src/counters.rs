@@ -1,0 +1,64 @@
+//! What the store counts about itself, for the server to export. Plain atomics: reading them costs nobody
+//! anything, and two stores in one process count apart.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::{BreakerState, Trouble, breaker::Breaker};
+
+/// Only ever grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Everything the store counts. "Keys" are entities of a view, each counted once per request.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Keys answered by a fresh row of the cache.
+    pub cache_hits: Counter,
+    /// Keys answered by the cache knowing that there is no such entity.
+    pub cache_negatives: Counter,
+    /// Keys for which the store had to be asked.
+    pub cache_misses: Counter,
+    /// Keys answered by a row past its freshness because the store did not answer in time.
+    pub cache_stale: Counter,
+    /// Batches sent to the store.
+    pub store_batches: Counter,
+    /// Keys in those batches.
+    pub store_keys: Counter,
+    /// Keys that found their read already under way and waited for it instead of reading again.
+    pub flights_joined: Counter,
+    /// Rows that came too late for the request that asked for them and were kept in the cache.
+    pub late_fills: Counter,
+    /// Rows that are not rows of their view.
+    pub invalid_rows: Counter,
+    /// Connections that were set up.
+    pub connections: Counter,
+    troubles: [Counter; Trouble::ALL.len()],
+    pub(crate) breaker: Breaker,
+}
+
+impl Counters {
+    pub(crate) fn trouble(&self, kind: Trouble) {
+        self.troubles[kind as usize].add(1);
+    }
+
+    /// Failed batches and failed attempts to connect, by kind.
+    pub fn troubles(&self, kind: Trouble) -> u64 {
+        self.troubles[kind as usize].get()
+    }
+
+    /// State of the node's breaker; always closed where there is no Redis.
+    pub fn breaker(&self) -> BreakerState {
+        self.breaker.state()
+    }
+}

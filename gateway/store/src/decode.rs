@@ -1,0 +1,374 @@
+//! Rows to columns: the hot path. Promises one pass per feature with its type matched once; a value that
+//! cannot be read is INVALID and touches no other.
+
+use weir_domain::catalog::View;
+use weir_domain::plan::{Plan, ReadFeature};
+use weir_domain::{Blob, Cell, Column, FeatureType, Gathered, Kind, Lists, Provenance, Times};
+
+use crate::row::{HEADER_BYTES, Layout, Row, SLOT_BYTES};
+use crate::wanted::Wanted;
+
+/// What became of one wanted entity.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// Its row, where it came from and how long ago it was read from the store.
+    Row {
+        row: Row,
+        provenance: Provenance,
+        age_ms: u32,
+    },
+    /// No row, and why.
+    Hole(Provenance),
+}
+
+/// Fills the slots and the times of every read of the plan.
+pub(crate) fn fill(plan: &Plan, wanted: &Wanted<'_>, found: &[Found], now_us: i64, into: &mut Gathered) {
+    into.cells.resize(into.cells.len().max(plan.slots), None);
+    into.times.resize(into.times.len().max(plan.reads.len()), Times::default());
+    for (index, read) in plan.reads.iter().enumerate() {
+        let entities = &wanted.rows[index];
+        let ttl_us = read.view.ttl.map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
+        let oldest_us = ttl_us.map_or(i64::MIN, |ttl| now_us.saturating_sub(ttl));
+        let lines: Vec<Line<'_>> = entities.iter().map(|&e| Line::of(&found[e as usize], oldest_us)).collect();
+        into.times[index] = times(entities, found);
+        let layout = Layout::of(&read.view);
+        for feature in &read.features {
+            into.cells[feature.slot] = Some(cell(&lines, layout, &read.view, feature));
+        }
+    }
+}
+
+/// One row of the request: the packed row, or nothing and why.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    /// Empty where there is no row.
+    bytes: &'a [u8],
+    provenance: Provenance,
+}
+
+impl<'a> Line<'a> {
+    fn of(found: &'a Found, oldest_us: i64) -> Self {
+        match found {
+            Found::Row { row, .. } if row.event_time_us() < oldest_us => {
+                Self { bytes: &[], provenance: Provenance::Expired }
+            }
+            Found::Row { row, provenance, .. } => Self { bytes: row.bytes(), provenance: *provenance },
+            Found::Hole(provenance) => Self { bytes: &[], provenance: *provenance },
+        }
+    }
+}
+
+fn times(entities: &[u32], found: &[Found]) -> Times {
+    let of = |&entity: &u32| match &found[entity as usize] {
+        Found::Row { row, age_ms, .. } => (row.event_time_us(), *age_ms),
+        Found::Hole(_) => (0, 0),
+    };
+    let (event_time_us, age_ms) = entities.iter().map(of).unzip();
+    Times { event_time_us, age_ms }
+}
+
+fn cell(lines: &[Line<'_>], layout: Layout, view: &View, feature: &ReadFeature) -> Cell {
+    let at = At::of(layout, feature.index);
+    match view.features[feature.index].of {
+        FeatureType::One(Kind::Bool) => at.slots(lines, Column::Bool, |raw| (raw < 2).then_some(raw == 1)),
+        FeatureType::One(Kind::I64) => at.slots(lines, Column::I64, |raw| Some(raw as i64)),
+        FeatureType::One(Kind::F64) => at.slots(lines, Column::F64, |raw| Some(f64::from_bits(raw))),
+        FeatureType::One(Kind::F32) => at.slots(lines, Column::F32, |raw| Some(f32::from_bits(raw as u32))),
+        FeatureType::One(Kind::Timestamp) => at.slots(lines, Column::Timestamp, |raw| Some(raw as i64)),
+        FeatureType::One(Kind::String) => at.blobs(lines, Column::String, is_text),
+        FeatureType::One(Kind::Bytes) => at.blobs(lines, Column::Bytes, |_| true),
+        FeatureType::List(kind) => at.lists(lines, kind),
+    }
+}
+
+/// Where one feature is in each row of its view.
+struct At {
+    null_byte: usize,
+    null_bit: u8,
+    slot: usize,
+    tail: usize,
+}
+
+impl At {
+    fn of(layout: Layout, index: usize) -> Self {
+        Self {
+            null_byte: HEADER_BYTES + index / 8,
+            null_bit: 1 << (index % 8),
+            slot: layout.slots_at + index * SLOT_BYTES,
+            tail: layout.tail_at,
+        }
+    }
+
+    /// The raw slot, or why there is no value. Rows were measured when they were parsed, so a slot out of
+    /// reach means the line has no row.
+    #[inline(always)]
+    fn slot(&self, line: &Line<'_>) -> Result<u64, Provenance> {
+        let Some(raw) = line.bytes.get(self.slot..).and_then(|rest| rest.first_chunk::<SLOT_BYTES>()) else {
+            return Err(line.provenance);
+        };
+        if line.bytes[self.null_byte] & self.null_bit != 0 {
+            return Err(Provenance::Missing);
+        }
+        Ok(u64::from_le_bytes(*raw))
+    }
+
+    /// The bytes in the tail that the slot points to; a slot that points elsewhere is INVALID.
+    fn tail<'a>(&self, line: &Line<'a>) -> Result<&'a [u8], Provenance> {
+        let raw = self.slot(line)?;
+        let (offset, length) = (raw as u32 as usize, (raw >> 32) as usize);
+        let tail = line.bytes.get(self.tail..).unwrap_or(&[]);
+        tail.get(offset..).and_then(|rest| rest.get(..length)).ok_or(Provenance::Invalid)
+    }
+
+    /// The loop for everything that lives in its slot.
+    #[inline(always)]
+    fn slots<T: Default>(
+        &self,
+        lines: &[Line<'_>],
+        column: fn(Vec<T>) -> Column,
+        read: impl Fn(u64) -> Option<T>,
+    ) -> Cell {
+        let mut values = Vec::with_capacity(lines.len());
+        let mut provenance = Vec::with_capacity(lines.len());
+        for line in lines {
+            let value = self.slot(line).and_then(|raw| read(raw).ok_or(Provenance::Invalid));
+            let (value, why) = match value {
+                Ok(value) => (value, line.provenance),
+                Err(why) => (T::default(), why),
+            };
+            values.push(value);
+            provenance.push(why);
+        }
+        Cell { column: column(values), provenance }
+    }
+
+    fn blobs(&self, lines: &[Line<'_>], column: fn(Blob) -> Column, is_valid: fn(&[u8]) -> bool) -> Cell {
+        let mut blob = Blob { ends: Vec::with_capacity(lines.len()), data: Vec::new() };
+        let mut provenance = Vec::with_capacity(lines.len());
+        for line in lines {
+            match self.tail(line) {
+                Ok(bytes) if is_valid(bytes) && has_room(&blob, bytes.len()) => {
+                    blob.push(bytes);
+                    provenance.push(line.provenance);
+                }
+                read => {
+                    blob.push(&[]);
+                    provenance.push(read.err().unwrap_or(Provenance::Invalid));
+                }
+            }
+        }
+        Cell { column: column(blob), provenance }
+    }
+
+    fn lists(&self, lines: &[Line<'_>], kind: Kind) -> Cell {
+        let mut provenance = Vec::with_capacity(lines.len());
+        let mut out = Lists {
+            ends: Vec::with_capacity(lines.len()),
+            items: Column::with_capacity(FeatureType::One(kind), 0),
+        };
+        for line in lines {
+            let read = self.tail(line).and_then(|bytes| push_items(&mut out.items, bytes));
+            out.ends.push(out.items.len() as u32);
+            provenance.push(read.err().unwrap_or(line.provenance));
+        }
+        Cell { column: Column::List(Box::new(out)), provenance }
+    }
+}
+
+/// Appends the items of one list, or none of them.
+fn push_items(items: &mut Column, bytes: &[u8]) -> Result<(), Provenance> {
+    let pushed = match items {
+        Column::Bool(v) => {
+            let valid = bytes.iter().all(|b| *b < 2);
+            valid.then(|| v.extend(bytes.iter().map(|b| *b == 1)))
+        }
+        Column::I64(v) | Column::Timestamp(v) => push_packed(v, bytes, i64::from_le_bytes),
+        Column::F64(v) => push_packed(v, bytes, f64::from_le_bytes),
+        Column::F32(v) => push_packed(v, bytes, f32::from_le_bytes),
+        Column::String(blob) => push_strings(blob, bytes, is_text),
+        Column::Bytes(blob) => push_strings(blob, bytes, |_| true),
+        Column::List(_) => None,
+    };
+    pushed.ok_or(Provenance::Invalid)
+}
+
+fn push_packed<T, const N: usize>(out: &mut Vec<T>, bytes: &[u8], read: fn([u8; N]) -> T) -> Option<()> {
+    let (items, rest) = bytes.as_chunks::<N>();
+    rest.is_empty().then(|| out.extend(items.iter().map(|item| read(*item))))
+}
+
+/// Two walks: the first only checks, so that nothing has to be taken back.
+fn push_strings(out: &mut Blob, bytes: &[u8], is_valid: fn(&[u8]) -> bool) -> Option<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let item;
+        (item, rest) = next_string(rest)?;
+        if !is_valid(item) {
+            return None;
+        }
+    }
+    if !has_room(out, bytes.len()) {
+        return None;
+    }
+    rest = bytes;
+    while let Some((item, after)) = next_string(rest) {
+        out.push(item);
+        rest = after;
+    }
+    Some(())
+}
+
+fn next_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok()
+}
+
+/// A column's offsets are 32 bits: what would not be addressable is not taken.
+fn has_room(blob: &Blob, more: usize) -> bool {
+    blob.data.len() + more <= u32::MAX as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::{pack_rows, tests::view_of};
+    use bytes::Bytes;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use weir_domain::Value;
+
+    const KINDS: [Kind; 7] =
+        [Kind::Bool, Kind::I64, Kind::F64, Kind::F32, Kind::String, Kind::Bytes, Kind::Timestamp];
+
+    fn every_type() -> Vec<FeatureType> {
+        KINDS.into_iter().flat_map(|k| [FeatureType::One(k), FeatureType::List(k)]).collect()
+    }
+
+    fn one(kind: Kind) -> BoxedStrategy<Value> {
+        match kind {
+            Kind::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
+            Kind::I64 => any::<i64>().prop_map(Value::I64).boxed(),
+            // NaN is left to its own test: it does not equal itself.
+            Kind::F64 => prop_oneof![any::<f64>(), Just(f64::INFINITY)].prop_map(Value::F64).boxed(),
+            Kind::F32 => any::<f32>().prop_map(Value::F32).boxed(),
+            Kind::String => any::<String>().prop_map(Value::String).boxed(),
+            Kind::Bytes => vec(any::<u8>(), 0..9).prop_map(Value::Bytes).boxed(),
+            Kind::Timestamp => any::<i64>().prop_map(Value::Timestamp).boxed(),
+        }
+    }
+
+    fn value(of: FeatureType) -> BoxedStrategy<Value> {
+        match of {
+            FeatureType::One(kind) => one(kind),
+            FeatureType::List(kind) => vec(one(kind), 0..5).prop_map(move |v| Value::List(kind, v)).boxed(),
+        }
+    }
+
+    /// One table: for each type a column of `rows` values or nulls.
+    fn table(rows: usize) -> impl Strategy<Value = Vec<Vec<Option<Value>>>> {
+        every_type().into_iter().map(|of| vec(proptest::option::of(value(of)), rows)).collect::<Vec<_>>()
+    }
+
+    fn cell_of(of: FeatureType, values: &[Option<Value>]) -> Cell {
+        let mut column = Column::with_capacity(of, values.len());
+        let push = |v: &Option<Value>| match v {
+            Some(value) => column.push(value).map(|()| Provenance::Store).unwrap(),
+            None => {
+                column.push_placeholder();
+                Provenance::Missing
+            }
+        };
+        let provenance = values.iter().map(push).collect();
+        Cell { column, provenance }
+    }
+
+    fn decode(view: &View, rows: &[Bytes]) -> Vec<Cell> {
+        let found: Vec<Found> = rows
+            .iter()
+            .map(|bytes| match Row::parse(bytes.clone(), view) {
+                Ok(row) => Found::Row { row, provenance: Provenance::Store, age_ms: 0 },
+                Err(_) => Found::Hole(Provenance::Invalid),
+            })
+            .collect();
+        let lines: Vec<Line<'_>> = found.iter().map(|f| Line::of(f, i64::MIN)).collect();
+        let layout = Layout::of(view);
+        let feature = |index| cell(&lines, layout, view, &ReadFeature { index, slot: 0 });
+        (0..view.features.len()).map(feature).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_type_survives_the_row_and_so_do_its_nulls(table in table(3)) {
+            let view = view_of(&every_type());
+            let cells: Vec<Cell> = every_type().iter().zip(&table).map(|(of, v)| cell_of(*of, v)).collect();
+            let rows = pack_rows(&view, &cells, &[1, 2, 3]).unwrap();
+            // Debug text, because a NaN among the values equals nothing.
+            prop_assert_eq!(format!("{:?}", decode(&view, &rows)), format!("{cells:?}"));
+        }
+
+        #[test]
+        fn bytes_from_anywhere_never_panic(tail in vec(any::<u8>(), 0..400), header: bool) {
+            let view = view_of(&every_type());
+            let mut bytes = tail;
+            if header && bytes.len() >= 8 {
+                bytes[..4].copy_from_slice(&view.fingerprint.to_le_bytes());
+                bytes[4..8].copy_from_slice(&[view.features.len() as u8, 0, 0, 0]);
+            }
+            for cell in decode(&view, &[bytes.into()]) {
+                prop_assert_eq!((cell.column.len(), cell.provenance.len()), (1, 1));
+                let _ = cell.column.value(0);
+            }
+        }
+
+        #[test]
+        fn a_flipped_byte_spoils_no_other_row(table in table(2), at: proptest::sample::Index, with in 1u8..) {
+            let view = view_of(&every_type());
+            let cells: Vec<Cell> = every_type().iter().zip(&table).map(|(of, v)| cell_of(*of, v)).collect();
+            let rows = pack_rows(&view, &cells, &[1, 2]).unwrap();
+            let mut first = rows[0].to_vec();
+            let at = at.index(first.len());
+            first[at] ^= with;
+            let read = decode(&view, &[first.into(), rows[1].clone()]);
+            for (cell, wanted) in read.iter().zip(&cells) {
+                prop_assert_eq!(cell.provenance[1], wanted.provenance[1]);
+                prop_assert_eq!(format!("{:?}", cell.column.value(1)), format!("{:?}", wanted.column.value(1)));
+            }
+        }
+    }
+
+    #[test]
+    fn nan_and_infinity_are_values() {
+        let view = view_of(&[FeatureType::One(Kind::F64)]);
+        let column = Column::F64(vec![f64::NAN, f64::NEG_INFINITY]);
+        let cells = [Cell { column, provenance: vec![Provenance::Store; 2] }];
+        let read = decode(&view, &pack_rows(&view, &cells, &[0, 0]).unwrap());
+        let Column::F64(values) = &read[0].column else { unreachable!("an f64 feature") };
+        assert!(values[0].is_nan() && values[1] == f64::NEG_INFINITY);
+        assert_eq!(read[0].provenance, [Provenance::Store; 2]);
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_or_not_of_its_kind_is_invalid_alone() {
+        let types = [FeatureType::One(Kind::String), FeatureType::One(Kind::Bool), FeatureType::List(Kind::F32)];
+        let view = view_of(&types);
+        let values = [Value::String("ab".into()), Value::Bool(true), Value::List(Kind::F32, vec![Value::F32(1.0)])];
+        let cells: Vec<Cell> = types.iter().zip(values).map(|(of, v)| cell_of(*of, &[Some(v)])).collect();
+        let row = pack_rows(&view, &cells, &[0]).unwrap().remove(0);
+        let layout = Layout::of(&view);
+        let spoilt = |at: usize, with: u8| {
+            let mut bytes = row.to_vec();
+            bytes[at] = with;
+            let read = decode(&view, &[bytes.into()]);
+            read.iter().map(|c| c.provenance[0]).collect::<Vec<_>>()
+        };
+        use Provenance::{Invalid, Store};
+        assert_eq!(spoilt(layout.tail_at, 0xff), [Invalid, Store, Store], "not UTF-8");
+        assert_eq!(spoilt(layout.slots_at + 7, 0xff), [Invalid, Store, Store], "length out of bounds");
+        assert_eq!(spoilt(layout.slots_at + 8, 2), [Store, Invalid, Store], "a bool of 2");
+        assert_eq!(spoilt(layout.slots_at + 20, 3), [Store, Store, Invalid], "three quarters of an f32");
+    }
+}

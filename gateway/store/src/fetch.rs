@@ -1,0 +1,365 @@
+//! The store stage of a request. [`Store::fetch`] never fails and never outlives its deadline: it serves what
+//! is fresh in the cache, reads the rest from the store in one batch, and when that takes too long serves what
+//! is stale, or says what is missing and why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::DefaultHashBuilder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use weir_domain::catalog::View;
+use weir_domain::plan::{Bound, Plan};
+use weir_domain::{Gathered, Provenance};
+
+use crate::cache::{Cache, Entry, Look, may_serve_stale};
+use crate::decode::{self, Found};
+use crate::flight::{Answer, Boarding, Boards, Flights, Leader, Seat};
+use crate::row::Row;
+use crate::wanted::Wanted;
+use crate::{CacheSettings, Counters, Embedded, Redis, Trouble};
+
+/// Tokio's timer wheel turns in milliseconds and rounds up: a wait aimed at the deadline itself would end
+/// up to this much after it.
+const TIMER_TICK: Duration = Duration::from_millis(1);
+/// Batches under way at once. A healthy server has a few; a frozen one fills this within a read's life, and
+/// what it bounds then is the commands queued for nobody.
+const READS_IN_FLIGHT_MAX: usize = 1_024;
+
+/// Where rows are kept.
+#[derive(Clone)]
+pub enum Backend {
+    /// In this process.
+    Embedded(Embedded),
+    /// In Redis.
+    Redis(Redis),
+}
+
+/// What a fetch may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// When the fetch must be over.
+    pub deadline: Instant,
+    /// Wall clock in microseconds since the Unix epoch, against which a view's ttl is held.
+    pub now_us: i64,
+    /// Rows read from the store longer ago are not served: the least of the caller's and the plan's.
+    pub max_stale: Option<Duration>,
+}
+
+impl Limits {
+    /// When to stop waiting.
+    fn due(&self) -> Instant {
+        self.deadline.checked_sub(TIMER_TICK).unwrap_or(self.deadline)
+    }
+}
+
+/// Reads features. Clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Backend,
+    cache: Cache,
+    flights: Arc<Flights>,
+    reads: Arc<Semaphore>,
+    counters: Arc<Counters>,
+    namespace: Box<str>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Store {
+    /// A store whose keys begin with `namespace`.
+    pub fn new(backend: Backend, settings: CacheSettings, namespace: &str) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        let counters = match &backend {
+            Backend::Embedded(_) => Arc::default(),
+            Backend::Redis(redis) => redis.counters().clone(),
+        };
+        let shared = Shared {
+            backend,
+            cache: Cache::new(settings, hasher.clone()),
+            flights: Arc::new(Flights::new(hasher.clone())),
+            reads: Arc::new(Semaphore::new(READS_IN_FLIGHT_MAX)),
+            counters,
+            namespace: namespace.into(),
+            hasher,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Fills the slots of the plan's reads and the times of each read.
+    ///
+    /// May be dropped at any moment: a read it began goes on and fills the cache.
+    pub async fn fetch(&self, plan: &Plan, bound: &Bound, limits: Limits, into: &mut Gathered) {
+        let wanted = Wanted::of(plan, bound, &self.shared.namespace, &self.shared.hasher);
+        let found = match &self.shared.backend {
+            Backend::Embedded(embedded) => self.shared.from_memory(embedded, &wanted),
+            Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
+        };
+        decode::fill(plan, &wanted, &found, limits.now_us, into);
+    }
+
+    /// What the store counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Batches under way.
+    pub fn reads_in_flight(&self) -> usize {
+        READS_IN_FLIGHT_MAX - self.shared.reads.available_permits()
+    }
+
+    /// Bytes in the cache, as of its last book-keeping.
+    pub fn cache_bytes(&self) -> u64 {
+        self.shared.cache.bytes()
+    }
+
+    /// Rows and negatives in the cache, as of its last book-keeping.
+    pub fn cache_entries(&self) -> u64 {
+        self.shared.cache.entries()
+    }
+
+    /// Waits for the reads that outlived their requests; at shutdown, after the last request. Takes no longer
+    /// than a read may live.
+    pub async fn drain(&self) {
+        // Fails only when the semaphore is closed, which nobody does.
+        let _ = self.shared.reads.acquire_many(READS_IN_FLIGHT_MAX as u32).await;
+    }
+}
+
+/// An entity that the cache could not answer, with the row to serve if the store does not answer either.
+struct Ask {
+    entity: usize,
+    old: Option<(Row, Instant)>,
+}
+
+impl Shared {
+    fn from_memory(&self, embedded: &Embedded, wanted: &Wanted<'_>) -> Vec<Found> {
+        let rows = embedded.read((0..wanted.len()).map(|entity| wanted.key(entity)));
+        let found = |(entity, row): (usize, Option<Bytes>)| match row {
+            Some(bytes) => self.from_store(bytes, wanted.view(entity)),
+            None => Found::Hole(Provenance::Missing),
+        };
+        rows.into_iter().enumerate().map(found).collect()
+    }
+
+    fn from_store(&self, bytes: Bytes, view: &View) -> Found {
+        match Row::parse(bytes, view) {
+            Ok(row) => Found::Row { row, provenance: Provenance::Store, age_ms: 0 },
+            Err(_) => {
+                self.counters.invalid_rows.add(1);
+                Found::Hole(Provenance::Invalid)
+            }
+        }
+    }
+
+    async fn through_cache(self: &Arc<Self>, redis: &Redis, wanted: &Wanted<'_>, limits: Limits) -> Vec<Found> {
+        let landings = self.flights.landings();
+        let now = Instant::now();
+        let (mut found, asks) = self.look(wanted, limits, now);
+        if asks.is_empty() {
+            return found;
+        }
+        let seats = match self.board(redis, wanted, &asks, landings, limits, now) {
+            Ok(seats) => seats,
+            Err(why) => {
+                self.fall_back(wanted, asks, why, limits, &mut found);
+                return found;
+            }
+        };
+        let due = limits.due();
+        if due > now {
+            let all = async {
+                for seat in seats.iter().flatten() {
+                    seat.landed().await;
+                }
+            };
+            // Out of time is no error here: each seat is asked for what it has.
+            let _ = timeout_at(due, all).await;
+        }
+        let mut unanswered = Vec::new();
+        for (ask, seat) in asks.into_iter().zip(seats) {
+            let entity = ask.entity;
+            found[entity] = match seat.as_ref().map(Seat::answer) {
+                Some(Some(Answer::Row(bytes))) => self.from_store(bytes.clone(), wanted.view(entity)),
+                Some(Some(Answer::Nothing)) => Found::Hole(Provenance::Missing),
+                Some(None | Some(Answer::Failed(Trouble::Timeout))) => {
+                    unanswered.push(ask);
+                    Found::Hole(Provenance::Late)
+                }
+                None | Some(Some(Answer::Failed(_))) => {
+                    unanswered.push(ask);
+                    Found::Hole(Provenance::Unavailable)
+                }
+            };
+        }
+        self.serve_stale(wanted, unanswered, limits, &mut found);
+        found
+    }
+
+    /// Asks the cache for everything that is wanted.
+    fn look(&self, wanted: &Wanted<'_>, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>) {
+        let mut found = Vec::with_capacity(wanted.len());
+        let mut asks = Vec::new();
+        let mut negatives = 0;
+        for entity in 0..wanted.len() {
+            let look = self.cache.look(wanted.key(entity), wanted.view(entity), limits.max_stale, now);
+            found.push(match look {
+                Look::Fresh(row, age) => {
+                    Found::Row { row, provenance: Provenance::Cache, age_ms: millis(age) }
+                }
+                Look::Negative => {
+                    negatives += 1;
+                    Found::Hole(Provenance::Missing)
+                }
+                Look::Old(row, read_at) => {
+                    asks.push(Ask { entity, old: Some((row, read_at)) });
+                    Found::Hole(Provenance::Late)
+                }
+                Look::Nothing => {
+                    asks.push(Ask { entity, old: None });
+                    Found::Hole(Provenance::Late)
+                }
+            });
+        }
+        self.counters.cache_hits.add(wanted.len() - asks.len() - negatives);
+        self.counters.cache_negatives.add(negatives);
+        self.counters.cache_misses.add(asks.len());
+        (found, asks)
+    }
+
+    /// Finds a read for every ask, starting one for those that nobody reads yet; or why none is started.
+    fn board(
+        self: &Arc<Self>,
+        redis: &Redis,
+        wanted: &Wanted<'_>,
+        asks: &[Ask],
+        landings: u64,
+        limits: Limits,
+        now: Instant,
+    ) -> Result<Vec<Option<Seat>>, Provenance> {
+        if now >= limits.deadline {
+            return Err(Provenance::Late);
+        }
+        if let Some(trouble) = redis.refusal() {
+            self.counters.trouble(trouble);
+            return Err(Provenance::Unavailable);
+        }
+        let permit = self.reads.clone().try_acquire_owned().ok();
+        let boards = if permit.is_some() { Boards::Leading } else { Boards::Joining };
+        let keys = asks.iter().map(|ask| wanted.key(ask.entity));
+        let Boarding { seats, leader } = self.flights.board(keys, boards);
+        if seats.iter().any(Option::is_none) {
+            self.counters.trouble(Trouble::Busy);
+        }
+        let led = leader.as_ref().map_or(0, |leader| leader.keys().len());
+        self.counters.flights_joined.add(seats.iter().flatten().count() - led);
+        if let (Some(leader), Some(permit)) = (leader, permit) {
+            let own = asks.iter().zip(&seats);
+            let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
+            let views = own.map(|(ask, _)| wanted.view(ask.entity).clone()).collect();
+            let errand = Errand { leader, views, due: limits.due(), _permit: permit };
+            self.send(errand, redis, landings, limits, now);
+        }
+        Ok(seats)
+    }
+
+    /// Starts the read, unless it turns out that a flight which landed after the look into the cache has
+    /// already brought what this one would: then it lands at once.
+    fn send(self: &Arc<Self>, errand: Errand, redis: &Redis, landings: u64, limits: Limits, now: Instant) {
+        let mut answers: Vec<Option<Answer>> = vec![None; errand.views.len()];
+        if self.flights.landings() != landings {
+            let keys = errand.leader.keys().iter().zip(&errand.views);
+            for (answer, (key, view)) in answers.iter_mut().zip(keys) {
+                *answer = match self.cache.look(key, view, limits.max_stale, now) {
+                    Look::Fresh(row, _) => Some(Answer::Row(row.bytes().clone())),
+                    Look::Negative => Some(Answer::Nothing),
+                    Look::Old(..) | Look::Nothing => None,
+                };
+            }
+        }
+        if answers.iter().all(Option::is_some) {
+            errand.leader.land(answers.into_iter().flatten().collect());
+            return;
+        }
+        // A task of its own: the request that leads may be cancelled, and its followers still want the rows.
+        // It ends within a read's life, holds a permit until then, and `Store::drain` waits for the permits.
+        tokio::spawn(errand.run(self.clone(), redis.clone(), answers));
+    }
+
+    /// No read at all: whatever is stale, and holes for the rest.
+    fn fall_back(&self, wanted: &Wanted<'_>, asks: Vec<Ask>, why: Provenance, limits: Limits, found: &mut [Found]) {
+        for ask in &asks {
+            found[ask.entity] = Found::Hole(why);
+        }
+        self.serve_stale(wanted, asks, limits, found);
+    }
+
+    /// Puts rows past their freshness where the store had no answer.
+    fn serve_stale(&self, wanted: &Wanted<'_>, asks: Vec<Ask>, limits: Limits, found: &mut [Found]) {
+        if asks.is_empty() {
+            return;
+        }
+        // Not the time of the look: a row may have grown too old while the store was waited for.
+        let now = Instant::now();
+        for Ask { entity, old } in asks {
+            let Some((row, read_at)) = old else { continue };
+            if may_serve_stale(wanted.view(entity), limits.max_stale, read_at, now) {
+                self.counters.cache_stale.add(1);
+                let age_ms = millis(now.saturating_duration_since(read_at));
+                found[entity] = Found::Row { row, provenance: Provenance::Stale, age_ms };
+            }
+        }
+    }
+}
+
+/// A read on its way, apart from the request that began it.
+struct Errand {
+    leader: Leader,
+    /// By the leader's keys.
+    views: Vec<Arc<View>>,
+    /// When the request that began it stops waiting.
+    due: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Errand {
+    /// Reads the keys that have no answer yet, keeps what came, and lands.
+    async fn run(self, shared: Arc<Shared>, redis: Redis, mut answers: Vec<Option<Answer>>) {
+        let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
+        let keys = self.leader.keys();
+        let read_at = Instant::now();
+        let read = if missing.len() == keys.len() {
+            redis.read(keys).await
+        } else {
+            let keys: Vec<Bytes> = missing.iter().map(|i| keys[*i].clone()).collect();
+            redis.read(&keys).await
+        };
+        let is_late = Instant::now() > self.due;
+        for (&index, answer) in missing.iter().zip(read) {
+            let (key, view) = (&keys[index], &self.views[index]);
+            match &answer {
+                // Bytes that are no row of the view are not kept: the next request looks again.
+                Answer::Row(bytes) if Row::parse(bytes.clone(), view).is_err() => {}
+                Answer::Row(bytes) => {
+                    shared.cache.keep(key, view, Entry { row: Some(bytes.clone()), read_at });
+                    if is_late {
+                        shared.counters.late_fills.add(1);
+                    }
+                }
+                Answer::Nothing => shared.cache.keep(key, view, Entry { row: None, read_at }),
+                Answer::Failed(_) => {}
+            }
+            answers[index] = Some(answer);
+        }
+        let failed = || Answer::Failed(Trouble::Other);
+        self.leader.land(answers.into_iter().map(|answer| answer.unwrap_or_else(failed)).collect());
+    }
+}
+
+fn millis(age: Duration) -> u32 {
+    u32::try_from(age.as_millis()).unwrap_or(u32::MAX)
+}

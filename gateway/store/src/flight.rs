@@ -1,0 +1,213 @@
+//! Single flight: whoever wants a key that is already being read waits for that read. Promises: at any time at
+//! most one read per key, and a read that ends in any way, a panic included, frees its keys and tells everyone
+//! who waits.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use hashbrown::{DefaultHashBuilder, HashMap};
+use tokio::sync::Notify;
+
+use crate::Trouble;
+
+/// What the store said about one key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// The bytes stored under it.
+    Row(Bytes),
+    /// Nothing is stored under it.
+    Nothing,
+    /// The read failed.
+    Failed(Trouble),
+}
+
+/// All reads under way.
+pub(crate) struct Flights {
+    seats: Mutex<HashMap<Bytes, Seat, DefaultHashBuilder>>,
+    landings: AtomicU64,
+}
+
+/// One batch on its way to the store and back.
+struct Flight {
+    answers: OnceLock<Vec<Answer>>,
+    landed: Notify,
+}
+
+/// One key's place in a flight.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    flight: Arc<Flight>,
+    index: usize,
+}
+
+/// What became of the keys that wanted a flight.
+pub(crate) struct Boarding {
+    /// By key: its seat, or `None` where nobody reads it and the caller may not start a read either.
+    pub(crate) seats: Vec<Option<Seat>>,
+    /// The read that the caller must now do, for the keys nobody else reads.
+    pub(crate) leader: Option<Leader>,
+}
+
+/// Whether a caller may start a read of its own, or can only join others'.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Boards {
+    Leading,
+    Joining,
+}
+
+impl Flights {
+    pub(crate) fn new(hasher: DefaultHashBuilder) -> Self {
+        Self { seats: Mutex::new(HashMap::with_hasher(hasher)), landings: AtomicU64::new(0) }
+    }
+
+    /// Changes whenever a flight has landed: equal before a look into the cache and after boarding, no row
+    /// can have slipped into the cache in between.
+    pub(crate) fn landings(&self) -> u64 {
+        self.landings.load(SeqCst)
+    }
+
+    /// Finds a seat for each of these distinct keys.
+    pub(crate) fn board<'k>(self: &Arc<Self>, keys: impl Iterator<Item = &'k [u8]>, how: Boards) -> Boarding {
+        let own = Arc::new(Flight { answers: OnceLock::new(), landed: Notify::new() });
+        let mut led = Vec::new();
+        let mut table = self.seats();
+        let seat = |key: &[u8]| {
+            if let Some(seat) = table.get(key) {
+                return Some(seat.clone());
+            }
+            if how == Boards::Joining {
+                return None;
+            }
+            let (key, seat) = (Bytes::copy_from_slice(key), Seat { flight: own.clone(), index: led.len() });
+            table.insert(key.clone(), seat.clone());
+            led.push(key);
+            Some(seat)
+        };
+        let seats = keys.map(seat).collect();
+        drop(table);
+        let leader = (!led.is_empty()).then(|| Leader { flights: self.clone(), flight: own, keys: led });
+        Boarding { seats, leader }
+    }
+
+    /// Nothing panics while the lock is held, and a half-done boarding would only be a missing or a surplus
+    /// entry of a flight whose guard still lives: poison means nothing here.
+    fn seats(&self) -> MutexGuard<'_, HashMap<Bytes, Seat, DefaultHashBuilder>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// The answer, if it is there.
+    pub(crate) fn answer(&self) -> Option<&Answer> {
+        self.flight.answers.get()?.get(self.index)
+    }
+
+    /// The seat is in the flight that `leader` leads.
+    pub(crate) fn is_led_by(&self, leader: &Leader) -> bool {
+        Arc::ptr_eq(&self.flight, &leader.flight)
+    }
+
+    /// Waits until the flight has landed.
+    pub(crate) async fn landed(&self) {
+        if self.flight.answers.get().is_some() {
+            return;
+        }
+        let landed = self.flight.landed.notified();
+        tokio::pin!(landed);
+        // Listen first, then look: a landing in between is not missed.
+        landed.as_mut().enable();
+        if self.flight.answers.get().is_none() {
+            landed.await;
+        }
+    }
+}
+
+/// The duty to land a flight. Dropped without landing, it lands as a failure.
+pub(crate) struct Leader {
+    flights: Arc<Flights>,
+    flight: Arc<Flight>,
+    keys: Vec<Bytes>,
+}
+
+impl Leader {
+    /// The keys to read.
+    pub(crate) fn keys(&self) -> &[Bytes] {
+        &self.keys
+    }
+
+    /// Hands the answers, by [`keys`](Self::keys), to everyone who waits.
+    pub(crate) fn land(self, answers: Vec<Answer>) {
+        // Nobody else sets them: a flight has one leader. Dropping `self` does the rest.
+        let _ = self.flight.answers.set(answers);
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.flight.answers.get_or_init(|| vec![Answer::Failed(Trouble::Other); self.keys.len()]);
+        let mut table = self.flights.seats();
+        for key in &self.keys {
+            table.remove(key);
+        }
+        // Inside the lock: whoever boards next sees the landing.
+        self.flights.landings.fetch_add(1, SeqCst);
+        drop(table);
+        self.flight.landed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flights() -> Arc<Flights> {
+        Arc::new(Flights::new(DefaultHashBuilder::default()))
+    }
+
+    fn board(flights: &Arc<Flights>, keys: &[&str]) -> Boarding {
+        flights.board(keys.iter().map(|k| k.as_bytes()), Boards::Leading)
+    }
+
+    #[tokio::test]
+    async fn the_second_to_want_a_key_waits_for_the_first() {
+        let flights = flights();
+        let first = board(&flights, &["a", "b"]);
+        let second = board(&flights, &["b", "c"]);
+        assert_eq!(second.leader.as_ref().unwrap().keys(), ["c"]);
+        let follower = second.seats[0].clone().unwrap();
+        let waiting = tokio::spawn(async move {
+            follower.landed().await;
+            follower.answer().cloned()
+        });
+        first.leader.unwrap().land(vec![Answer::Nothing, Answer::Row("row".into())]);
+        assert_eq!(waiting.await.unwrap(), Some(Answer::Row("row".into())));
+        assert_eq!(board(&flights, &["a", "b"]).leader.unwrap().keys(), ["a", "b"], "landed keys are free again");
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_panics_frees_its_keys_and_tells_its_followers() {
+        let flights = flights();
+        let (first, second) = (board(&flights, &["a"]), board(&flights, &["a"]));
+        let before = flights.landings();
+        let crash = tokio::spawn(async move {
+            let _leader = first.leader;
+            panic!("as a test");
+        });
+        let seat = second.seats[0].clone().unwrap();
+        seat.landed().await;
+        assert!(crash.await.is_err() && second.leader.is_none());
+        assert_eq!(seat.answer(), Some(&Answer::Failed(Trouble::Other)));
+        assert_eq!(flights.landings(), before + 1);
+        assert!(board(&flights, &["a"]).leader.is_some());
+    }
+
+    #[test]
+    fn who_may_not_lead_can_still_join() {
+        let flights = flights();
+        let first = board(&flights, &["a"]);
+        let second = flights.board([b"a".as_slice(), b"b"].into_iter(), Boards::Joining);
+        assert!(second.seats[0].is_some() && second.seats[1].is_none() && second.leader.is_none());
+        drop(first);
+    }
+}

@@ -1,0 +1,32 @@
+//! Reads features: cache, single flight, breaker, and the two places where rows are kept, Redis and this
+//! process. The promise: [`Store::fetch`] never fails and never outlives its deadline; what it could not get
+//! says why, value by value.
+//!
+//! A fetch goes through the files in this order: `wanted` (which entities, each once), `cache`, `flight` (one
+//! read per key at a time, whoever asks), `redis` or `embedded`, and `decode` (rows to columns).
+
+mod breaker;
+mod cache;
+mod counters;
+mod decode;
+mod embedded;
+mod fetch;
+mod flight;
+mod key;
+mod lane;
+mod load;
+mod redis;
+mod row;
+mod trouble;
+mod wanted;
+
+pub use breaker::State as BreakerState;
+pub use cache::CacheSettings;
+pub use counters::{Counter, Counters};
+pub use embedded::Embedded;
+pub use fetch::{Backend, Limits, Store};
+pub use key::entity_keys;
+pub use load::{LOAD_CHUNK_ROWS, LoadError, Loader};
+pub use redis::{Redis, UrlError};
+pub use row::{Invalid, PackError, Row, pack_rows};
+pub use trouble::Trouble;
