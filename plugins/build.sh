@@ -35,7 +35,7 @@ for crate in "${crates[@]}"; do selected+=(-p "$crate"); done
     cd "$here"
     export CARGO_ENCODED_RUSTFLAGS
     env -u RUSTFLAGS -u CARGO_TARGET_DIR -u CARGO_BUILD_TARGET -u RUSTC_WRAPPER \
-        cargo build --locked --quiet --release --lib --target "$target" "${selected[@]}"
+        cargo build --quiet --release --lib --target "$target" "${selected[@]}"
 )
 
 if [[ -z "${WEIR_PACK:-}" ]]; then

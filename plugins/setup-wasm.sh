@@ -105,6 +105,8 @@ WRAPPER
     rm -f "$rlibs"/libempty-*.rlib
     rm -rf "$work/empty" "$work/usr/src"
     has_target "$work/bin/rustc-wasm" || die "the compiler does not see its standard library"
+    # What an earlier standard library was linked into no longer fits, and cargo cannot see that.
+    rm -rf "${here:?}/target/$target"
     mv "$work" "$prefix"
     say "done: $("$prefix/bin/rustc-wasm" --version)"
 }

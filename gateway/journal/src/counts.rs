@@ -80,10 +80,9 @@ impl Counts {
 
     /// Records not taken, whatever the reason.
     pub fn dropped_total(&self) -> Counted {
-        self.dropped.iter().fold(Counted::default(), |sum, c| Counted {
-            requests: sum.requests + c.requests,
-            rows: sum.rows + c.rows,
-        })
+        self.dropped
+            .iter()
+            .fold(Counted::default(), |sum, c| Counted { requests: sum.requests + c.requests, rows: sum.rows + c.rows })
     }
 }
 

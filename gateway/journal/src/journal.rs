@@ -102,9 +102,7 @@ impl Journal {
             tally.backlog_bytes.fetch_add(bytes, Relaxed);
             jobs.push(Job::Seal(id, bytes));
         }
-        let inbox = Mutex::new(Inbox::default());
-        let plans = RwLock::new(Plans::default());
-        let shared = Arc::new(Shared { settings, queue, inbox, work: Condvar::new(), tally, plans });
+        let shared = Arc::new(Shared::new(settings, queue, tally));
         let writer = Writer::new(Arc::clone(&shared), Arc::clone(&jobs)).map_err(unusable)?;
         let mut journal = Self { shared, jobs, writer: None, sealer: None, _lock: lock };
         journal.start(writer, floors).map_err(OpenError::Threads)?;
@@ -113,9 +111,18 @@ impl Journal {
 
     fn start(&mut self, writer: Writer, floors: sealer::Floors) -> io::Result<()> {
         let (shared, jobs) = (Arc::clone(&self.shared), Arc::clone(&self.jobs));
-        let seal = move || sealer::run(&shared.settings.folder, shared.queue.run, &jobs, &shared.tally, floors);
+        let ended = Ended(Arc::clone(&shared), Arc::clone(&jobs));
+        let seal = move || {
+            let _ended = ended;
+            sealer::run(&shared.settings.folder, shared.queue.run, &jobs, &shared.tally, floors);
+        };
         self.sealer = Some(thread::Builder::new().name("journal-seal".into()).spawn(seal)?);
-        self.writer = Some(thread::Builder::new().name("journal-write".into()).spawn(move || writer.run())?);
+        let ended = Ended(Arc::clone(&self.shared), Arc::clone(&self.jobs));
+        let write = move || {
+            let _ended = ended;
+            writer.run()
+        };
+        self.writer = Some(thread::Builder::new().name("journal-write".into()).spawn(write)?);
         Ok(())
     }
 
@@ -137,7 +144,13 @@ impl Journal {
     /// When it returns, everything recorded before is in Parquet, and so is what earlier runs left behind.
     pub fn seal(&self) -> Result<(), SealError> {
         let (reply, answer) = channel();
-        self.shared.inbox().seals.push(reply);
+        {
+            let mut inbox = self.shared.inbox();
+            if inbox.ended {
+                return Err(SealError::Stopped);
+            }
+            inbox.seals.push(reply);
+        }
         self.shared.work.notify_one();
         answer.recv().unwrap_or(Err(SealError::Stopped))
     }
@@ -154,10 +167,6 @@ impl Journal {
     }
 
     fn end(&mut self) -> Result<(), SealError> {
-        let Some(writer) = self.writer.take() else {
-            self.jobs.close();
-            return Ok(());
-        };
         let (reply, answer) = channel();
         {
             let mut inbox = self.shared.inbox();
@@ -165,12 +174,14 @@ impl Journal {
             inbox.seals.push(reply);
         }
         self.shared.work.notify_one();
-        let drained = writer.join().unwrap_or(false);
+        // A panic was reported where it happened; what it leaves behind is found by the next start.
+        let drained = self.writer.take().is_some_and(|w| w.join().unwrap_or(false));
         self.jobs.close();
         if let Some(sealer) = self.sealer.take() {
-            // A panic there was reported where it happened; what it leaves is found by the next start.
             let _ = sealer.join();
         }
+        // Whoever was not answered by now will not be.
+        self.shared.inbox().seals.clear();
         if drained && let Err(error) = recover::forget_queue(&self.shared.settings.folder, &self.shared.queue) {
             // It is empty, so the next start loses nothing by finding it.
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove the journal's queue");
@@ -215,6 +226,22 @@ pub(crate) struct Inbox {
     pub(crate) pressed: bool,
     pub(crate) seals: Vec<Reply>,
     pub(crate) closing: bool,
+    /// One of the threads has ended: nothing will be sealed any more.
+    ended: bool,
+}
+
+/// Held by each of the journal's threads: nobody waits for a thread that is gone, even if it panicked.
+struct Ended(Arc<Shared>, Arc<Jobs>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut inbox = self.0.inbox();
+        inbox.ended = true;
+        if thread::panicking() {
+            inbox.seals.clear();
+            self.1.abandon();
+        }
+    }
 }
 
 thread_local! {
@@ -222,6 +249,11 @@ thread_local! {
 }
 
 impl Shared {
+    pub(crate) fn new(settings: Settings, queue: Queue, tally: Tally) -> Self {
+        let (inbox, plans) = (Mutex::default(), RwLock::default());
+        Self { settings, queue, inbox, work: Condvar::new(), tally, plans }
+    }
+
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -33,6 +33,4 @@ pub use counts::{Counted, Counts, DropReason};
 pub use journal::{Journal, OpenError, Recorded};
 pub use seal::SealFault;
 pub use sealer::SealError;
-pub use settings::{
-    BACKLOG_BYTES_MAX, FSYNC_EVERY, QUEUE_BYTES, SEAL_AFTER, SEGMENT_BYTES, Settings,
-};
+pub use settings::{BACKLOG_BYTES_MAX, FSYNC_EVERY, QUEUE_BYTES, SEAL_AFTER, SEGMENT_BYTES, Settings};

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,7 +56,10 @@ impl Queue {
     pub(crate) fn create(path: &Path, bytes: u64, run: u64) -> io::Result<Self> {
         let capacity = bytes.max(PAGE).next_multiple_of(PAGE);
         let fresh = path.with_extension("new");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&fresh)?;
+        // Left by a process that died right here.
+        let _ = fs::remove_file(&fresh);
+        // Rows are nobody else's business, and in a folder open to all the name may be somebody's link.
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&fresh)?;
         let made = || -> io::Result<MmapRaw> {
             file.try_lock().map_err(io::Error::from)?;
             fallocate(&file, FallocateFlags::empty(), 0, PAGE + capacity)?;

@@ -57,12 +57,16 @@ pub(crate) fn check(record: &Record) -> Result<(), Unfit> {
     let (plan, rows) = (&record.answer.plan, record.answer.rows);
     let fits = |n: usize| n == 1 || n == rows;
     let keys_fit = record.keys.len() == plan.keys.len()
-        && record.keys.iter().zip(&plan.keys).all(|(column, key)| {
-            fits(column.len()) && column.feature_type() == FeatureType::One(key.key.kind)
-        });
-    let times_fit = record.answer.times.iter().all(|t| {
-        t.event_time_us.len() == t.age_ms.len() && (t.age_ms.is_empty() || fits(t.age_ms.len()))
-    });
+        && record
+            .keys
+            .iter()
+            .zip(&plan.keys)
+            .all(|(column, key)| fits(column.len()) && column.feature_type() == FeatureType::One(key.key.kind));
+    let times_fit = record
+        .answer
+        .times
+        .iter()
+        .all(|t| t.event_time_us.len() == t.age_ms.len() && (t.age_ms.is_empty() || fits(t.age_ms.len())));
     let cells_fit = record.answer.cells.len() == plan.outputs.len()
         && record.answer.cells.iter().zip(&plan.outputs).all(|(cell, output)| {
             cell.column.len() == rows && cell.provenance.len() == rows && cell.column.feature_type() == output.of

@@ -2,8 +2,8 @@
 //! finds a segment can read it without the catalog.
 
 use serde::{Deserialize, Serialize};
-use weir_domain::plan::{OutputSource, Plan};
 use weir_domain::FeatureType;
+use weir_domain::plan::{OutputSource, Plan};
 
 use crate::wire::Malformed;
 
@@ -62,10 +62,8 @@ mod spelled {
 impl Schema {
     /// The shape of what this plan answers.
     pub(crate) fn of(plan: &Plan) -> Self {
-        let keys = plan.keys.iter().map(|k| KeySchema {
-            name: k.key.name.to_string(),
-            of: FeatureType::One(k.key.kind),
-        });
+        let keys =
+            plan.keys.iter().map(|k| KeySchema { name: k.key.name.to_string(), of: FeatureType::One(k.key.kind) });
         let reads = plan.reads.iter().map(|r| ReadSchema {
             alias: r.alias.to_string(),
             view: r.view.doc.name.to_string(),
@@ -113,4 +111,3 @@ impl Schema {
         body.first_chunk().map(|id| u32::from_le_bytes(*id))
     }
 }
-

@@ -56,6 +56,18 @@ struct List {
     closing: bool,
 }
 
+impl List {
+    /// Answers all who wait.
+    fn tell(&mut self, error: &SealError) {
+        for job in &mut self.jobs {
+            if let Job::Tell(replies) = job {
+                replies.drain(..).for_each(|r| drop(r.send(Err(error.clone()))));
+            }
+        }
+        self.jobs.retain(|j| matches!(j, Job::Seal(..)));
+    }
+}
+
 impl Jobs {
     pub(crate) fn push(&self, job: Job) {
         self.lock().jobs.push_back(job);
@@ -72,7 +84,7 @@ impl Jobs {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<Job> {
+    pub(crate) fn next(&self) -> Option<Job> {
         let list = self.work.wait_while(self.lock(), |l| l.jobs.is_empty() && !l.closing);
         list.unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
     }
@@ -80,17 +92,21 @@ impl Jobs {
     /// Puts a refused job back, tells whoever waits, and lets time pass. `false` when there is no time.
     fn refuse(&self, job: Job, error: &SealError) -> bool {
         let mut list = self.lock();
-        let answer = |job: &mut Job| match job {
-            Job::Tell(replies) => replies.drain(..).for_each(|r| drop(r.send(Err(error.clone())))),
-            Job::Seal(..) => {}
-        };
-        list.jobs.iter_mut().for_each(answer);
-        list.jobs.retain(|j| matches!(j, Job::Seal(..)));
         list.jobs.push_front(job);
+        list.tell(error);
         // Somebody who asks while the disk refuses wants it tried at once.
         let idle = |l: &mut List| !l.closing && !l.jobs.iter().any(|j| matches!(j, Job::Tell(_)));
         let waited = self.work.wait_timeout_while(list, RETRY_AFTER, idle);
-        !waited.unwrap_or_else(PoisonError::into_inner).0.closing
+        let mut list = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if list.closing {
+            list.tell(error);
+        }
+        !list.closing
+    }
+
+    /// Nobody works here any more; whoever waits hears [`SealError::Stopped`].
+    pub(crate) fn abandon(&self) {
+        self.lock().tell(&SealError::Stopped);
     }
 }
 

@@ -111,6 +111,12 @@ impl Segment {
         Ok(())
     }
 
+    /// Puts another file in the place of the segment's own: one that fails.
+    #[cfg(test)]
+    pub(crate) fn replace_file(&mut self, file: File) {
+        self.file = file;
+    }
+
     /// Deletes the file.
     pub(crate) fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
@@ -176,7 +182,8 @@ mod tests {
 
     #[test]
     fn names_sort_by_age_and_are_read_back() {
-        let ids = [(1, 0), (1, 9), (1, 10), (2, 0), (u64::MAX, u32::MAX)].map(|(run, number)| SegmentId { run, number });
+        let ids =
+            [(1, 0), (1, 9), (1, 10), (2, 0), (u64::MAX, u32::MAX)].map(|(run, number)| SegmentId { run, number });
         let names = ids.map(|id| id.to_string());
         assert_eq!(names.clone().map(|n| SegmentId::parse(&n).unwrap()), ids);
         assert!(names[..4].is_sorted());

@@ -141,11 +141,7 @@ impl Table {
     }
 
     fn cell(&self, wanted: &Wanted, column: &ArrayRef) -> Result<Cell, TableError> {
-        let failed = |source| TableError::Decode {
-            path: self.path.clone(),
-            column: Some(wanted.name.clone()),
-            source,
-        };
+        let failed = |source| TableError::Decode { path: self.path.clone(), column: Some(wanted.name.clone()), source };
         // `safe` would turn what does not fit into nulls.
         let options = CastOptions { safe: false, ..CastOptions::default() };
         let column = cast_with_options(column, &target(wanted.of), &options).map_err(failed)?;
@@ -182,18 +178,12 @@ fn converts(stored: &DataType, of: FeatureType) -> bool {
     };
     match kind {
         Kind::Bool => matches!(stored, D::Boolean),
-        Kind::I64 => matches!(
-            stored,
-            D::Int8 | D::Int16 | D::Int32 | D::Int64 | D::UInt8 | D::UInt16 | D::UInt32
-        ),
+        Kind::I64 => matches!(stored, D::Int8 | D::Int16 | D::Int32 | D::Int64 | D::UInt8 | D::UInt16 | D::UInt32),
         Kind::F64 => matches!(
             stored,
             D::Float16 | D::Float32 | D::Float64 | D::Int8 | D::Int16 | D::Int32 | D::UInt8 | D::UInt16 | D::UInt32
         ),
-        Kind::F32 => matches!(
-            stored,
-            D::Float16 | D::Float32 | D::Int8 | D::Int16 | D::UInt8 | D::UInt16
-        ),
+        Kind::F32 => matches!(stored, D::Float16 | D::Float32 | D::Int8 | D::Int16 | D::UInt8 | D::UInt16),
         Kind::String => matches!(stored, D::Utf8 | D::LargeUtf8 | D::Utf8View),
         Kind::Bytes => matches!(
             stored,

@@ -32,6 +32,7 @@ pub(crate) struct Writer {
     segment: Segment,
     /// A write or a sync of `segment` failed: it is neither written nor synced again.
     broken: bool,
+    /// Of the last segment started, or tried to.
     number: u32,
     /// Complete schema frames by id.
     schemas: BTreeMap<u32, Vec<u8>>,
@@ -59,6 +60,9 @@ impl Writer {
         let mut busy = false;
         loop {
             let orders = self.wait(busy);
+            if self.retry_at.is_some_and(|t| t <= Instant::now()) {
+                self.retry_at = None;
+            }
             // Orders were read first, so everything recorded before them is below this.
             let target = self.shared.queue.head();
             let urgent = !orders.seals.is_empty() || orders.closing;
@@ -92,7 +96,7 @@ impl Writer {
         let until = self.next_timer();
         let timeout = |now: Instant| until.map(|t| t.saturating_duration_since(now));
         let now = Instant::now();
-        if self.retry_at.is_some_and(|t| t > now) || busy {
+        if self.retry_at.is_some() || busy {
             // Frames alone do not wake it: the disk does not want them, or more of them are worth waiting for.
             let limit = if busy && self.retry_at.is_none() { Some(GATHER) } else { timeout(now) };
             let calm = |i: &mut crate::journal::Inbox| i.seals.is_empty() && !i.closing && !i.pressed;
@@ -118,14 +122,13 @@ impl Writer {
 
     /// When something is due though no frame comes.
     fn next_timer(&self) -> Option<Instant> {
+        if self.retry_at.is_some() {
+            return self.retry_at;
+        }
         let settings = &self.shared.settings;
         let sync = self.segment.unsynced.filter(|_| !self.broken).map(|t| t + settings.fsync_every);
         let seal = self.segment.first_record.map(|t| t + settings.seal_after);
-        let due = sync.into_iter().chain(seal).min();
-        match self.retry_at {
-            Some(retry) => Some(due.map_or(retry, |d| d.max(retry))),
-            None => due,
-        }
+        sync.into_iter().chain(seal).min()
     }
 
     /// What the timers ask for.
@@ -136,8 +139,7 @@ impl Writer {
         if past(self.segment.unsynced, settings.fsync_every) && !self.broken && !old {
             self.sync();
         }
-        let may_ask = self.retry_at.is_none_or(|t| t <= Instant::now());
-        if (old || self.broken) && may_ask {
+        if (old || self.broken) && self.retry_at.is_none() {
             // Counted and logged there; asked again when the time comes.
             let _ = self.rotate();
         }
@@ -146,9 +148,7 @@ impl Writer {
     /// Writes everything below `target` to segments.
     fn drain(&mut self, target: u64) -> io::Result<()> {
         while self.shared.queue.tail() < target {
-            if let Some(at) = self.retry_at
-                && at > Instant::now()
-            {
+            if self.retry_at.is_some() {
                 return Err(io::ErrorKind::ResourceBusy.into());
             }
             if self.broken || self.segment.len >= self.shared.settings.segment_bytes {
@@ -266,5 +266,93 @@ fn give(shared: &Shared, jobs: &Jobs, segment: Segment) {
     } else if let Err(error) = segment.remove() {
         // The next start removes it.
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove an empty segment");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::{DropReason, Tally};
+    use crate::frame::Unframed;
+    use crate::queue::Queue;
+    use crate::segment;
+    use crate::settings::Settings;
+    use std::fs::{self, File, OpenOptions};
+
+    fn writer(folder: &std::path::Path) -> (Arc<Shared>, Arc<Jobs>, Writer) {
+        fs::create_dir_all(folder.join(segment::FOLDER)).unwrap();
+        let settings = Settings { fsync_every: Duration::ZERO, ..Settings::new(folder) };
+        let queue = Queue::create(&folder.join("queue"), 1 << 16, 7).unwrap();
+        let shared = Arc::new(Shared::new(settings, queue, Tally::default()));
+        let jobs = Arc::new(Jobs::default());
+        let writer = Writer::new(Arc::clone(&shared), Arc::clone(&jobs)).unwrap();
+        (shared, jobs, writer)
+    }
+
+    fn put(shared: &Shared, kind: FrameKind, seq: u64) {
+        let body = [seq as u8; 100];
+        let frame = Unframed::new(kind, &body).unwrap();
+        assert!(shared.queue.put(&[&frame.header(7, seq), &body]), "{:?}", DropReason::QueueFull);
+    }
+
+    /// The numbers of the frames in a segment.
+    fn seqs(writer: &Writer, number: u32) -> Vec<u64> {
+        let id = SegmentId { run: 7, number };
+        let bytes = fs::read(id.path(&writer.shared.settings.folder)).unwrap();
+        segment::read(&bytes, 7).1.map(|f| f.seq).collect()
+    }
+
+    #[test]
+    fn a_failed_sync_is_never_repeated_and_the_segment_is_sealed_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, jobs, mut writer) = writer(dir.path());
+        put(&shared, FrameKind::Schema, 0);
+        put(&shared, FrameKind::Record, 1);
+        writer.drain(shared.queue.head()).unwrap();
+        // A character device takes writes and refuses to be synced.
+        writer.segment.replace_file(OpenOptions::new().write(true).open("/dev/null").unwrap());
+        writer.keep_time();
+        let counts = shared.tally.read(0);
+        assert_eq!((counts.sync_errors, counts.syncs, counts.write_errors), (1, 0, 0));
+        assert!(matches!(jobs.next(), Some(Job::Seal(SegmentId { number: 0, .. }, _))));
+        put(&shared, FrameKind::Record, 2);
+        writer.drain(shared.queue.head()).unwrap();
+        writer.keep_time();
+        assert_eq!((seqs(&writer, 0), seqs(&writer, 1)), (vec![0, 1], vec![0, 2]), "the schema leads every segment");
+        assert_eq!(shared.tally.read(0).syncs, 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_frames_in_the_queue_for_the_next_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, jobs, mut writer) = writer(dir.path());
+        put(&shared, FrameKind::Record, 1);
+        writer.drain(shared.queue.head()).unwrap();
+        writer.segment.replace_file(File::options().append(true).open("/dev/full").unwrap());
+        put(&shared, FrameKind::Record, 2);
+        assert!(writer.drain(shared.queue.head()).is_err());
+        assert!(shared.queue.used() > 0);
+        assert_eq!(writer.next_timer(), writer.retry_at, "the disk is asked again soon, whatever else is due");
+        writer.retry_at = None;
+        writer.drain(shared.queue.head()).unwrap();
+        assert_eq!((shared.queue.used(), shared.tally.read(0).write_errors), (0, 1));
+        assert!(matches!(jobs.next(), Some(Job::Seal(SegmentId { number: 0, .. }, _))));
+        assert_eq!((seqs(&writer, 0), seqs(&writer, 1)), (vec![1], vec![2]));
+    }
+
+    #[test]
+    fn nothing_is_taken_from_the_queue_while_too_much_waits_to_be_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, _, mut writer) = writer(dir.path());
+        put(&shared, FrameKind::Record, 1);
+        writer.drain(shared.queue.head()).unwrap();
+        shared.tally.backlog_bytes.store(u64::MAX, Relaxed);
+        writer.segment.len = u64::MAX;
+        put(&shared, FrameKind::Record, 2);
+        assert!(writer.drain(shared.queue.head()).is_err());
+        shared.tally.backlog_bytes.store(0, Relaxed);
+        writer.retry_at = None;
+        writer.drain(shared.queue.head()).unwrap();
+        assert_eq!(seqs(&writer, writer.number), [2]);
     }
 }

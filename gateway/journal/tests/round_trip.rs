@@ -54,7 +54,10 @@ fn every_type_survives_from_record_to_parquet() {
     assert_eq!(batch.column_by_name("row").unwrap().as_primitive::<Int32Type>().values()[..], [0, 1, 2, 3, 0, 1, 2, 3]);
     assert_eq!(texts(&batch, "user")[4], Some("user-2".into()));
     assert_eq!(batch.column_by_name("item").unwrap().as_primitive::<Int64Type>().value(6), 2);
-    assert_eq!(texts(&batch, "stats__lf__provenance")[..3], ["MISSING", "DEFAULT_LATE", "STORE"].map(|p| Some(p.into())));
+    assert_eq!(
+        texts(&batch, "stats__lf__provenance")[..3],
+        ["MISSING", "DEFAULT_LATE", "STORE"].map(|p| Some(p.into()))
+    );
     let times = batch.column_by_name("stats__event_time").unwrap().as_primitive::<TimestampMicrosecondType>();
     assert_eq!(times.iter().take(2).collect::<Vec<_>>(), [None, Some(SERVED_AT_US - 1000)]);
     let ages = batch.column_by_name("stats__age_ms").unwrap().as_primitive::<Int64Type>();
@@ -254,7 +257,8 @@ fn an_orderly_end_leaves_nothing_but_parquet_and_manifests() {
     let plan = plan("home", "v1", &[("x", FeatureType::One(Kind::F64))]);
     assert_eq!(journal.record(record(&plan, 1, 1)), Recorded::Kept);
     drop(journal);
-    let left: Vec<_> = files(dir.path(), "").iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let left: Vec<_> =
+        files(dir.path(), "").iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
     assert_eq!(left.iter().filter(|n| n.ends_with(".json")).count(), 1);
     assert_eq!(left.iter().filter(|n| n.ends_with(".parquet")).count(), 1);
     assert_eq!(left.len(), 3, "{left:?}: besides them only LOCK");

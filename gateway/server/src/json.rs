@@ -141,6 +141,8 @@ pub(crate) fn encode(answer: &Answer, meta: &Meta) -> Bytes {
     // Serialising into memory what has only string keys cannot fail.
     let written = serde_json::to_writer(&mut out, &Reply(answer, meta));
     debug_assert!(written.is_ok());
+    // People call this from a terminal.
+    out.push(b'\n');
     out.into()
 }
 

@@ -54,6 +54,9 @@ pub async fn run(
     let (budget, assignment, plan) = plan(&snapshot, &request, arrival)?;
     let mut bound = plan.bind(request)?;
     watch.lap(|s| &mut s.plan_us);
+    if watch.elapsed() >= budget.granted() {
+        return Err(Refusal::DeadlineExceeded);
+    }
 
     // From here on every caller gets an answer.
     let mut gathered = Gathered { cells: std::mem::take(&mut bound.cells), times: Vec::new() };
@@ -75,9 +78,6 @@ fn plan(snapshot: &Snapshot, request: &Request, arrival: Arrival) -> Result<(Bud
     let service = snapshot.plans.service(&request.service);
     let service = service.ok_or_else(|| Refusal::UnknownService { service: shortened(&request.service) })?;
     let budget = Budget::grant(arrival.timeout, service.base().budget)?;
-    if arrival.at.elapsed() >= budget.granted() {
-        return Err(Refusal::DeadlineExceeded);
-    }
     let mut assignment = assign(&snapshot.catalog.experiments, request.unit.as_deref(), &request.attributes);
     let plan = service.choose(&mut assignment);
     Ok((budget, assignment, plan))
@@ -138,8 +138,13 @@ impl Watch {
         self.last = now;
     }
 
+    /// Up to the last lap.
+    fn elapsed(&self) -> Duration {
+        self.last - self.start
+    }
+
     fn total(mut self) -> Spent {
-        self.spent.total_us = (self.last - self.start).as_micros() as u32;
+        self.spent.total_us = self.elapsed().as_micros() as u32;
         self.spent
     }
 }

@@ -40,7 +40,8 @@ impl Telemetry {
     /// run inside a tokio runtime.
     pub fn install(format: LogFormat) -> Result<Self, Box<dyn std::error::Error>> {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+        let logs =
+            tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
         let logs = match format {
             LogFormat::Text => logs.with_target(false).boxed(),
             LogFormat::Json => logs.json().flatten_event(true).boxed(),

@@ -12,11 +12,7 @@ use crate::wanted::Wanted;
 #[derive(Clone, Debug)]
 pub(crate) enum Found {
     /// Its row, where it came from and how long ago it was read from the store.
-    Row {
-        row: Row,
-        provenance: Provenance,
-        age_ms: u32,
-    },
+    Row { row: Row, provenance: Provenance, age_ms: u32 },
     /// No row, and why.
     Hole(Provenance),
 }
@@ -29,7 +25,7 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted<'_>, found: &[Found], now_us: i6
         let entities = &wanted.rows[index];
         let ttl_us = read.view.ttl.map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
         let oldest_us = ttl_us.map_or(i64::MIN, |ttl| now_us.saturating_sub(ttl));
-        let lines: Vec<Line<'_>> = entities.iter().map(|&e| Line::of(&found[e as usize], oldest_us)).collect();
+        let lines = Lines::of(entities.iter().map(|&e| &found[e as usize]), oldest_us);
         into.times[index] = times(entities, found);
         let layout = Layout::of(&read.view);
         for feature in &read.features {
@@ -38,23 +34,26 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted<'_>, found: &[Found], now_us: i6
     }
 }
 
-/// One row of the request: the packed row, or nothing and why.
-#[derive(Clone, Copy)]
-struct Line<'a> {
-    /// Empty where there is no row.
-    bytes: &'a [u8],
-    provenance: Provenance,
+/// The rows of one read, in the order of the request.
+struct Lines<'a> {
+    /// Packed rows; empty where there is none.
+    rows: Vec<&'a [u8]>,
+    /// By row: where its values come from, or why there are none. Each cell begins as a copy of this, so the
+    /// loops below only touch the exceptions.
+    provenance: Vec<Provenance>,
 }
 
-impl<'a> Line<'a> {
-    fn of(found: &'a Found, oldest_us: i64) -> Self {
-        match found {
-            Found::Row { row, .. } if row.event_time_us() < oldest_us => {
-                Self { bytes: &[], provenance: Provenance::Expired }
+impl<'a> Lines<'a> {
+    fn of(found: impl ExactSizeIterator<Item = &'a Found>, oldest_us: i64) -> Self {
+        let line = |found: &'a Found| -> (&'a [u8], Provenance) {
+            match found {
+                Found::Row { row, .. } if row.event_time_us() < oldest_us => (&[], Provenance::Expired),
+                Found::Row { row, provenance, .. } => (row.bytes(), *provenance),
+                Found::Hole(provenance) => (&[], *provenance),
             }
-            Found::Row { row, provenance, .. } => Self { bytes: row.bytes(), provenance: *provenance },
-            Found::Hole(provenance) => Self { bytes: &[], provenance: *provenance },
-        }
+        };
+        let (rows, provenance) = found.map(line).unzip();
+        Self { rows, provenance }
     }
 }
 
@@ -67,7 +66,7 @@ fn times(entities: &[u32], found: &[Found]) -> Times {
     Times { event_time_us, age_ms }
 }
 
-fn cell(lines: &[Line<'_>], layout: Layout, view: &View, feature: &ReadFeature) -> Cell {
+fn cell(lines: &Lines<'_>, layout: Layout, view: &View, feature: &ReadFeature) -> Cell {
     let at = At::of(layout, feature.index);
     match view.features[feature.index].of {
         FeatureType::One(Kind::Bool) => at.slots(lines, Column::Bool, |raw| (raw < 2).then_some(raw == 1)),
@@ -99,24 +98,24 @@ impl At {
         }
     }
 
-    /// The raw slot, or why there is no value. Rows were measured when they were parsed, so a slot out of
-    /// reach means the line has no row.
+    /// The raw slot of a row of provenance `own`, or why there is no value. Rows were measured when they were
+    /// parsed, so a slot out of reach means that there is no row.
     #[inline(always)]
-    fn slot(&self, line: &Line<'_>) -> Result<u64, Provenance> {
-        let Some(raw) = line.bytes.get(self.slot..).and_then(|rest| rest.first_chunk::<SLOT_BYTES>()) else {
-            return Err(line.provenance);
+    fn slot(&self, row: &[u8], own: Provenance) -> Result<u64, Provenance> {
+        let Some(raw) = row.get(self.slot..).and_then(|rest| rest.first_chunk::<SLOT_BYTES>()) else {
+            return Err(own);
         };
-        if line.bytes[self.null_byte] & self.null_bit != 0 {
+        if row[self.null_byte] & self.null_bit != 0 {
             return Err(Provenance::Missing);
         }
         Ok(u64::from_le_bytes(*raw))
     }
 
     /// The bytes in the tail that the slot points to; a slot that points elsewhere is INVALID.
-    fn tail<'a>(&self, line: &Line<'a>) -> Result<&'a [u8], Provenance> {
-        let raw = self.slot(line)?;
+    fn tail<'a>(&self, row: &'a [u8], own: Provenance) -> Result<&'a [u8], Provenance> {
+        let raw = self.slot(row, own)?;
         let (offset, length) = (raw as u32 as usize, (raw >> 32) as usize);
-        let tail = line.bytes.get(self.tail..).unwrap_or(&[]);
+        let tail = row.get(self.tail..).unwrap_or(&[]);
         tail.get(offset..).and_then(|rest| rest.get(..length)).ok_or(Provenance::Invalid)
     }
 
@@ -124,52 +123,47 @@ impl At {
     #[inline(always)]
     fn slots<T: Default>(
         &self,
-        lines: &[Line<'_>],
+        lines: &Lines<'_>,
         column: fn(Vec<T>) -> Column,
         read: impl Fn(u64) -> Option<T>,
     ) -> Cell {
-        let mut values = Vec::with_capacity(lines.len());
-        let mut provenance = Vec::with_capacity(lines.len());
-        for line in lines {
-            let value = self.slot(line).and_then(|raw| read(raw).ok_or(Provenance::Invalid));
-            let (value, why) = match value {
-                Ok(value) => (value, line.provenance),
-                Err(why) => (T::default(), why),
-            };
-            values.push(value);
-            provenance.push(why);
-        }
+        let mut provenance = lines.provenance.clone();
+        let value = |(row, why): (&&[u8], &mut Provenance)| {
+            let value = self.slot(row, *why).and_then(|raw| read(raw).ok_or(Provenance::Invalid));
+            value.unwrap_or_else(|reason| {
+                *why = reason;
+                T::default()
+            })
+        };
+        let values = lines.rows.iter().zip(&mut provenance).map(value).collect();
         Cell { column: column(values), provenance }
     }
 
-    fn blobs(&self, lines: &[Line<'_>], column: fn(Blob) -> Column, is_valid: fn(&[u8]) -> bool) -> Cell {
-        let mut blob = Blob { ends: Vec::with_capacity(lines.len()), data: Vec::new() };
-        let mut provenance = Vec::with_capacity(lines.len());
-        for line in lines {
-            match self.tail(line) {
-                Ok(bytes) if is_valid(bytes) && has_room(&blob, bytes.len()) => {
-                    blob.push(bytes);
-                    provenance.push(line.provenance);
-                }
+    fn blobs(&self, lines: &Lines<'_>, column: fn(Blob) -> Column, is_valid: fn(&[u8]) -> bool) -> Cell {
+        let mut provenance = lines.provenance.clone();
+        let mut blob = Blob { ends: Vec::with_capacity(lines.rows.len()), data: Vec::new() };
+        for (row, why) in lines.rows.iter().zip(&mut provenance) {
+            match self.tail(row, *why) {
+                Ok(bytes) if is_valid(bytes) && has_room(&blob, bytes.len()) => blob.push(bytes),
                 read => {
                     blob.push(&[]);
-                    provenance.push(read.err().unwrap_or(Provenance::Invalid));
+                    *why = read.err().unwrap_or(Provenance::Invalid);
                 }
             }
         }
         Cell { column: column(blob), provenance }
     }
 
-    fn lists(&self, lines: &[Line<'_>], kind: Kind) -> Cell {
-        let mut provenance = Vec::with_capacity(lines.len());
-        let mut out = Lists {
-            ends: Vec::with_capacity(lines.len()),
-            items: Column::with_capacity(FeatureType::One(kind), 0),
-        };
-        for line in lines {
-            let read = self.tail(line).and_then(|bytes| push_items(&mut out.items, bytes));
+    fn lists(&self, lines: &Lines<'_>, kind: Kind) -> Cell {
+        let mut provenance = lines.provenance.clone();
+        let items = Column::with_capacity(FeatureType::One(kind), 0);
+        let mut out = Lists { ends: Vec::with_capacity(lines.rows.len()), items };
+        for (row, why) in lines.rows.iter().zip(&mut provenance) {
+            let read = self.tail(row, *why).and_then(|bytes| push_items(&mut out.items, bytes));
+            if let Err(reason) = read {
+                *why = reason;
+            }
             out.ends.push(out.items.len() as u32);
-            provenance.push(read.err().unwrap_or(line.provenance));
         }
         Cell { column: Column::List(Box::new(out)), provenance }
     }
@@ -241,8 +235,7 @@ mod tests {
     use proptest::prelude::*;
     use weir_domain::Value;
 
-    const KINDS: [Kind; 7] =
-        [Kind::Bool, Kind::I64, Kind::F64, Kind::F32, Kind::String, Kind::Bytes, Kind::Timestamp];
+    const KINDS: [Kind; 7] = [Kind::Bool, Kind::I64, Kind::F64, Kind::F32, Kind::String, Kind::Bytes, Kind::Timestamp];
 
     fn every_type() -> Vec<FeatureType> {
         KINDS.into_iter().flat_map(|k| [FeatureType::One(k), FeatureType::List(k)]).collect()
@@ -294,7 +287,7 @@ mod tests {
                 Err(_) => Found::Hole(Provenance::Invalid),
             })
             .collect();
-        let lines: Vec<Line<'_>> = found.iter().map(|f| Line::of(f, i64::MIN)).collect();
+        let lines = Lines::of(found.iter(), i64::MIN);
         let layout = Layout::of(view);
         let feature = |index| cell(&lines, layout, view, &ReadFeature { index, slot: 0 });
         (0..view.features.len()).map(feature).collect()

@@ -20,9 +20,9 @@ use crate::row::Row;
 use crate::wanted::Wanted;
 use crate::{CacheSettings, Counters, Embedded, Redis, Trouble};
 
-/// Tokio's timer wheel turns in milliseconds and rounds up: a wait aimed at the deadline itself would end
-/// up to this much after it.
-const TIMER_TICK: Duration = Duration::from_millis(1);
+/// Tokio's timer wheel turns in milliseconds and rounds up: a wait fires 1.1 to 1.4 ms after what it was aimed
+/// at, and then there are the rows to decode. So waiting stops this much before the deadline.
+const TIMER_SLACK: Duration = Duration::from_micros(1_500);
 /// Batches under way at once. A healthy server has a few; a frozen one fills this within a read's life, and
 /// what it bounds then is the commands queued for nobody.
 const READS_IN_FLIGHT_MAX: usize = 1_024;
@@ -50,7 +50,7 @@ pub struct Limits {
 impl Limits {
     /// When to stop waiting.
     fn due(&self) -> Instant {
-        self.deadline.checked_sub(TIMER_TICK).unwrap_or(self.deadline)
+        self.deadline.checked_sub(TIMER_SLACK).unwrap_or(self.deadline)
     }
 }
 
@@ -96,7 +96,7 @@ impl Store {
     pub async fn fetch(&self, plan: &Plan, bound: &Bound, limits: Limits, into: &mut Gathered) {
         let wanted = Wanted::of(plan, bound, &self.shared.namespace, &self.shared.hasher);
         let found = match &self.shared.backend {
-            Backend::Embedded(embedded) => self.shared.from_memory(embedded, &wanted),
+            Backend::Embedded(embedded) => self.shared.memory_rows(embedded, &wanted),
             Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
         };
         decode::fill(plan, &wanted, &found, limits.now_us, into);
@@ -137,16 +137,16 @@ struct Ask {
 }
 
 impl Shared {
-    fn from_memory(&self, embedded: &Embedded, wanted: &Wanted<'_>) -> Vec<Found> {
+    fn memory_rows(&self, embedded: &Embedded, wanted: &Wanted<'_>) -> Vec<Found> {
         let rows = embedded.read((0..wanted.len()).map(|entity| wanted.key(entity)));
         let found = |(entity, row): (usize, Option<Bytes>)| match row {
-            Some(bytes) => self.from_store(bytes, wanted.view(entity)),
+            Some(bytes) => self.checked(bytes, wanted.view(entity)),
             None => Found::Hole(Provenance::Missing),
         };
         rows.into_iter().enumerate().map(found).collect()
     }
 
-    fn from_store(&self, bytes: Bytes, view: &View) -> Found {
+    fn checked(&self, bytes: Bytes, view: &View) -> Found {
         match Row::parse(bytes, view) {
             Ok(row) => Found::Row { row, provenance: Provenance::Store, age_ms: 0 },
             Err(_) => {
@@ -184,7 +184,7 @@ impl Shared {
         for (ask, seat) in asks.into_iter().zip(seats) {
             let entity = ask.entity;
             found[entity] = match seat.as_ref().map(Seat::answer) {
-                Some(Some(Answer::Row(bytes))) => self.from_store(bytes.clone(), wanted.view(entity)),
+                Some(Some(Answer::Row(bytes))) => self.checked(bytes.clone(), wanted.view(entity)),
                 Some(Some(Answer::Nothing)) => Found::Hole(Provenance::Missing),
                 Some(None | Some(Answer::Failed(Trouble::Timeout))) => {
                     unanswered.push(ask);
@@ -208,9 +208,7 @@ impl Shared {
         for entity in 0..wanted.len() {
             let look = self.cache.look(wanted.key(entity), wanted.view(entity), limits.max_stale, now);
             found.push(match look {
-                Look::Fresh(row, age) => {
-                    Found::Row { row, provenance: Provenance::Cache, age_ms: millis(age) }
-                }
+                Look::Fresh(row, age) => Found::Row { row, provenance: Provenance::Cache, age_ms: millis(age) },
                 Look::Negative => {
                     negatives += 1;
                     Found::Hole(Provenance::Missing)
@@ -241,6 +239,7 @@ impl Shared {
         limits: Limits,
         now: Instant,
     ) -> Result<Vec<Option<Seat>>, Provenance> {
+        // With a little time left, too little to wait, a read is started all the same: it fills the cache.
         if now >= limits.deadline {
             return Err(Provenance::Late);
         }

@@ -4,11 +4,12 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Value};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::redis::{Node, READ_LIFE};
@@ -29,25 +30,46 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A connection that broke sooner than this after it was made is not replaced without a pause.
 const STEADY: Duration = Duration::from_secs(1);
 
-/// One connection's place in a node.
+/// One connection's place in a node. Attempts are numbered, so that a read which fails late condemns the
+/// connection it used and not the one that has taken its place.
 pub(crate) struct Lane {
     pub(crate) state: watch::Sender<LaneState>,
-    /// Rung by whoever found the connection unusable.
-    pub(crate) renew: Notify,
+    /// The attempt under way, or the one whose connection is up.
+    attempt: AtomicU64,
+    /// Connections up to this attempt are of no use.
+    condemned: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
 pub(crate) enum LaneState {
     /// Being made, with no reason yet to think it will fail.
     Connecting,
-    Up(MultiplexedConnection),
+    /// Made by the attempt of this number.
+    Up(u64, MultiplexedConnection),
     /// Not there, for this reason; attempts go on.
     Down(Trouble),
 }
 
 impl Default for Lane {
     fn default() -> Self {
-        Self { state: watch::Sender::new(LaneState::Connecting), renew: Notify::new() }
+        let state = watch::Sender::new(LaneState::Connecting);
+        Self { state, attempt: AtomicU64::new(0), condemned: watch::Sender::new(0) }
+    }
+}
+
+impl Lane {
+    /// The connection made by this attempt was found unusable.
+    pub(crate) fn condemn(&self, attempt: u64) {
+        self.condemned.send_if_modified(|last| {
+            let is_news = attempt > *last;
+            *last = attempt.max(*last);
+            is_news
+        });
+    }
+
+    /// Whatever is up or about to be is to be replaced.
+    pub(crate) fn condemn_current(&self) {
+        self.condemn(self.attempt.load(SeqCst));
     }
 }
 
@@ -56,11 +78,12 @@ pub(crate) async fn keep(node: Arc<Node>, index: usize) {
     let lane = &node.lanes[index];
     let mut pause = PAUSE_MIN;
     loop {
+        let number = lane.attempt.fetch_add(1, SeqCst) + 1;
         match attempt(&node).await {
             Ok(connection) => {
-                lane.state.send_replace(LaneState::Up(connection.clone()));
+                lane.state.send_replace(LaneState::Up(number, connection.clone()));
                 let since = Instant::now();
-                let trouble = watch_over(&node, lane, connection).await;
+                let trouble = watch_over(&node, lane, number, connection).await;
                 if since.elapsed() >= STEADY {
                     pause = PAUSE_MIN;
                     lane.state.send_replace(LaneState::Connecting);
@@ -104,11 +127,8 @@ async fn attempt(node: &Node) -> Result<MultiplexedConnection, Trouble> {
         Err(trouble) => {
             node.counters.trouble(*trouble);
             breaker.probed(false);
-            if let Some(generation) = admitted
-                && trouble.is_silence()
-                && breaker.silent(generation)
-            {
-                node.opened(*trouble);
+            if let Some(generation) = admitted {
+                node.failed(*trouble, generation);
             }
         }
     }
@@ -128,14 +148,18 @@ async fn connect(node: &Node) -> Result<MultiplexedConnection, Trouble> {
 }
 
 /// Returns once the connection is of no use any more, with the reason.
-async fn watch_over(node: &Node, lane: &Lane, mut connection: MultiplexedConnection) -> Trouble {
+async fn watch_over(node: &Node, lane: &Lane, number: u64, mut connection: MultiplexedConnection) -> Trouble {
+    let mut condemned = lane.condemned.subscribe();
     loop {
-        if timeout(HEARTBEAT, lane.renew.notified()).await.is_ok() {
+        if timeout(HEARTBEAT, condemned.wait_for(|last| *last >= number)).await.is_ok() {
             return Trouble::Connection;
         }
-        let alive = timeout(READ_LIFE, ping(&mut connection)).await.unwrap_or(Err(Trouble::Timeout));
-        if let Err(trouble) = alive {
+        let generation = node.counters.breaker.admit();
+        if let Err(trouble) = timeout(READ_LIFE, ping(&mut connection)).await.unwrap_or(Err(Trouble::Timeout)) {
             node.counters.trouble(trouble);
+            if let Some(generation) = generation {
+                node.failed(trouble, generation);
+            }
             return trouble;
         }
     }
@@ -165,6 +189,17 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_late_failure_condemns_only_the_connection_it_used() {
+        let lane = Lane::default();
+        lane.attempt.store(2, SeqCst);
+        lane.condemn(1);
+        assert_eq!(*lane.condemned.borrow(), 1);
+        lane.condemn_current();
+        lane.condemn(1);
+        assert_eq!(*lane.condemned.borrow(), 2);
+    }
 
     #[test]
     fn jitter_takes_at_most_half_away() {

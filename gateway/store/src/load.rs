@@ -7,8 +7,8 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{Client, Pipeline, Value};
 use bytes::Bytes;
 
-use crate::redis::{UrlError, client};
 use crate::Trouble;
+use crate::redis::{UrlError, client};
 
 /// Rows per pipeline: enough that round trips do not count, few enough that a chunk of ordinary rows stays
 /// below a megabyte.

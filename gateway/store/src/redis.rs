@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::breaker::Generation;
 use crate::flight::Answer;
 use crate::lane::{Lane, LaneState};
 use crate::{BreakerState, Counters, Trouble};
@@ -44,9 +45,7 @@ pub(crate) struct Node {
 
 /// A store URL that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "not a Redis URL this build can use; expected redis://[user:password@]host[:port][/db] or redis+unix:///path"
-)]
+#[error("not a Redis URL this build can use; expected redis://[user:password@]host[:port][/db] or redis+unix:///path")]
 pub struct UrlError {
     source: ::redis::RedisError,
 }
@@ -95,7 +94,7 @@ impl Redis {
         let mut why = None;
         for lane in &self.node.lanes {
             match &*lane.state.borrow() {
-                LaneState::Up(_) | LaneState::Connecting => return None,
+                LaneState::Up(..) | LaneState::Connecting => return None,
                 LaneState::Down(trouble) => why = Some(*trouble),
             }
         }
@@ -118,9 +117,7 @@ impl Redis {
                 answers
             }
             Err(trouble) => {
-                if trouble.is_silence() && counters.breaker.silent(generation) {
-                    self.node.opened(trouble);
-                }
+                self.node.failed(trouble, generation);
                 failed(trouble)
             }
         }
@@ -129,10 +126,10 @@ impl Redis {
 
 impl Node {
     async fn ask(&self, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
-        let (lane, mut connection) = self.connection().await?;
+        let (lane, attempt, mut connection) = self.connection().await?;
         let asked = self.mget(&mut connection, keys).await;
         if matches!(asked, Err(Trouble::Connection | Trouble::Protocol)) {
-            lane.renew.notify_one();
+            lane.condemn(attempt);
         }
         asked
     }
@@ -187,14 +184,14 @@ impl Node {
     }
 
     /// The next connection that is up; waits for one that is being made for the first time.
-    async fn connection(&self) -> Result<(&Lane, MultiplexedConnection), Trouble> {
+    async fn connection(&self) -> Result<(&Lane, u64, MultiplexedConnection), Trouble> {
         let first = self.next.fetch_add(1, Relaxed);
         loop {
             let (mut why, mut coming) = (Trouble::Connection, None);
             for offset in 0..self.lanes.len() {
                 let lane = &self.lanes[first.wrapping_add(offset) % self.lanes.len()];
                 match &*lane.state.borrow() {
-                    LaneState::Up(connection) => return Ok((lane, connection.clone())),
+                    LaneState::Up(attempt, connection) => return Ok((lane, *attempt, connection.clone())),
                     LaneState::Connecting => coming = Some(lane),
                     LaneState::Down(trouble) => why = *trouble,
                 }
@@ -206,11 +203,13 @@ impl Node {
         }
     }
 
-    /// The breaker has just opened: whatever is queued on the connections would only be answered too late,
-    /// and a fresh connection is the probe.
-    pub(crate) fn opened(&self, trouble: Trouble) {
-        tracing::warn!(trouble = trouble.name(), "Redis does not answer; not asking until it does");
-        self.lanes.iter().for_each(|lane| lane.renew.notify_one());
+    /// Counts silence against the breaker. When that opens it, all connections go: what is queued on them
+    /// would only be answered too late, and a fresh connection is the probe.
+    pub(crate) fn failed(&self, trouble: Trouble, of: Generation) {
+        if trouble.is_silence() && self.counters.breaker.silent(of) {
+            tracing::warn!(trouble = trouble.name(), "Redis does not answer; not asking until it does");
+            self.lanes.iter().for_each(Lane::condemn_current);
+        }
     }
 }
 

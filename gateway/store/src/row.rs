@@ -135,14 +135,7 @@ pub fn pack_rows(view: &View, cells: &[Cell], event_time_us: &[i64]) -> Result<V
     event_time_us.iter().enumerate().map(pack).collect()
 }
 
-fn pack_row(
-    view: &View,
-    layout: Layout,
-    cells: &[Cell],
-    row: usize,
-    event_time: i64,
-    tail: &mut Vec<u8>,
-) -> Vec<u8> {
+fn pack_row(view: &View, layout: Layout, cells: &[Cell], row: usize, event_time: i64, tail: &mut Vec<u8>) -> Vec<u8> {
     tail.clear();
     let mut out = Vec::with_capacity(layout.tail_at);
     out.put_u32_le(view.fingerprint);

@@ -23,7 +23,8 @@ pub(crate) struct Wanted<'p> {
 impl<'p> Wanted<'p> {
     pub(crate) fn of(plan: &'p Plan, bound: &Bound, namespace: &str, hasher: &DefaultHashBuilder) -> Self {
         let mut wanted = Self { keys: Vec::new(), ends: Vec::new(), views: Vec::new(), rows: Vec::new() };
-        let mut seen = HashTable::new();
+        // As if no row named the same entity twice: growing would hash them all again.
+        let mut seen = HashTable::with_capacity(plan.reads.len() * bound.rows.max(1));
         for read in &plan.reads {
             let rows = wanted.add(plan, read, bound, namespace, hasher, &mut seen);
             wanted.rows.push(rows);

@@ -1,5 +1,6 @@
 //! What a fetch answers when the store is broken in one of the ways stores break: on time, honestly, and
 //! rightly again as soon as the store is.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod common;
 #[path = "common/fake.rs"]

@@ -1,4 +1,5 @@
 //! What a fetch answers when nothing is broken: the right values in the right order, and where each is from.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod common;
 #[path = "common/scene.rs"]
@@ -15,8 +16,7 @@ use weir_store::{Backend, CacheSettings, Embedded, Limits, Loader, Redis, Store,
 
 use Provenance::{Cache, Expired, Invalid, Late, Missing, Stale, Store as FromStore};
 
-const KINDS: [Kind; 7] =
-    [Kind::Bool, Kind::I64, Kind::F64, Kind::F32, Kind::String, Kind::Bytes, Kind::Timestamp];
+const KINDS: [Kind; 7] = [Kind::Bool, Kind::I64, Kind::F64, Kind::F32, Kind::String, Kind::Bytes, Kind::Timestamp];
 
 fn sample(kind: Kind, n: u8) -> Value {
     match kind {
@@ -40,7 +40,11 @@ fn every_type(view: &View, rows: u8) -> Vec<Cell> {
                 FeatureType::One(kind) => sample(kind, n),
                 FeatureType::List(kind) => Value::List(kind, (0..n).map(|m| sample(kind, m)).collect()),
             };
-            if n == 1 { column.push_placeholder() } else { column.push(&value).unwrap() }
+            if n == 1 {
+                column.push_placeholder()
+            } else {
+                column.push(&value).unwrap()
+            }
             provenance.push(if n == 1 { Missing } else { FromStore });
         }
         Cell { column, provenance }

@@ -35,10 +35,7 @@ impl Batch {
         for source in sources {
             let cell = cells.get(source.cell)?;
             let len = cell.column.len();
-            if cell.column.feature_type() != source.of
-                || cell.provenance.len() != len
-                || (len != rows && len != 1)
-            {
+            if cell.column.feature_type() != source.of || cell.provenance.len() != len || (len != rows && len != 1) {
                 return None;
             }
             batch.push_mask(&cell.provenance, rows);
@@ -71,9 +68,11 @@ impl Batch {
             self.validity.extend(std::iter::repeat_n(byte, rows.div_ceil(8)));
             return;
         }
-        self.validity.extend(provenance.chunks(8).map(|chunk| {
-            chunk.iter().enumerate().fold(0, |byte, (bit, p)| byte | (u8::from(!p.is_absent()) << bit))
-        }));
+        self.validity.extend(
+            provenance.chunks(8).map(|chunk| {
+                chunk.iter().enumerate().fold(0, |byte, (bit, p)| byte | (u8::from(!p.is_absent()) << bit))
+            }),
+        );
     }
 
     fn push_column(&mut self, column: &Column, rows: usize) -> Option<()> {
@@ -103,13 +102,7 @@ fn repeat<T, U: Copy>(to: &mut Vec<U>, values: &[T], rows: usize, convert: impl 
 }
 
 /// Appends values of varying length, or the only one `rows` times. `None` past what an offset can count.
-fn pieces<T: Copy>(
-    to_ends: &mut Vec<u32>,
-    to: &mut Vec<T>,
-    ends: &[u32],
-    values: &[T],
-    rows: usize,
-) -> Option<()> {
+fn pieces<T: Copy>(to_ends: &mut Vec<u32>, to: &mut Vec<T>, ends: &[u32], values: &[T], rows: usize) -> Option<()> {
     let times = if ends.len() == 1 { rows } else { 1 };
     let values = values.get(..ends.last().map_or(0, |end| *end as usize))?;
     u32::try_from(values.len().checked_mul(times)?.checked_add(to.len())?).ok()?;
@@ -242,12 +235,7 @@ fn is_text(own: &[u8], from: usize, ends: &[u32]) -> bool {
 }
 
 /// Copies the values that are there, closing the gaps of those that are not.
-fn pick<T: Copy>(
-    own: &[T],
-    from: usize,
-    ends: &[u32],
-    valid: impl Fn(usize) -> bool,
-) -> Option<(Vec<u32>, Vec<T>)> {
+fn pick<T: Copy>(own: &[T], from: usize, ends: &[u32], valid: impl Fn(usize) -> bool) -> Option<(Vec<u32>, Vec<T>)> {
     let mut picked = (Vec::with_capacity(ends.len()), Vec::with_capacity(own.len()));
     let mut start = 0;
     for (row, end) in ends.iter().enumerate() {
@@ -259,4 +247,113 @@ fn pick<T: Copy>(
         start = end;
     }
     Some(picked)
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_domain::Value;
+
+    use super::*;
+
+    const TYPES: [FeatureType; 9] = [
+        FeatureType::One(Kind::String),
+        FeatureType::One(Kind::Bool),
+        FeatureType::List(Kind::F32),
+        FeatureType::One(Kind::I64),
+        FeatureType::One(Kind::Bytes),
+        FeatureType::One(Kind::F64),
+        FeatureType::One(Kind::F32),
+        FeatureType::One(Kind::Timestamp),
+        FeatureType::One(Kind::String),
+    ];
+
+    fn sample(of: FeatureType, row: usize) -> Value {
+        match of {
+            FeatureType::One(Kind::Bool) => Value::Bool(row.is_multiple_of(2)),
+            FeatureType::One(Kind::I64) => Value::I64(i64::MIN + row as i64),
+            FeatureType::One(Kind::F64) => Value::F64(row as f64 / 3.0),
+            FeatureType::One(Kind::F32) => Value::F32(row as f32 / 3.0),
+            FeatureType::One(Kind::String) => Value::String("é".repeat(row % 4)),
+            FeatureType::One(Kind::Bytes) => Value::Bytes(vec![0xFF; row % 3]),
+            FeatureType::One(Kind::Timestamp) => Value::Timestamp(row as i64),
+            FeatureType::List(kind) => Value::List(kind, vec![Value::F32(row as f32); row % 5]),
+        }
+    }
+
+    /// Cells of every type, with holes in every third row from `first_hole` on.
+    fn cells(rows: usize, first_hole: usize) -> Vec<Cell> {
+        TYPES
+            .map(|of| {
+                let mut cell = Cell { column: Column::with_capacity(of, rows), provenance: Vec::new() };
+                for row in 0..rows {
+                    if row % 3 == first_hole {
+                        cell.column.push_placeholder();
+                        cell.provenance.push(Provenance::Missing);
+                    } else {
+                        cell.column.push(&sample(of, row)).unwrap();
+                        cell.provenance.push(Provenance::Computed);
+                    }
+                }
+                cell
+            })
+            .to_vec()
+    }
+
+    fn encoded(cells: &[Cell], rows: usize) -> Option<BatchResult> {
+        let sources: Vec<_> = TYPES.iter().enumerate().map(|(cell, of)| Source { cell, of: *of }).collect();
+        let batch = Batch::encode(&sources, &cells.iter().collect::<Vec<_>>(), rows)?;
+        let Batch { rows, f64s, s64s, bools, f32s, ends, data, validity } = batch;
+        Some(BatchResult { rows, f64s, s64s, bools, f32s, ends, data, validity })
+    }
+
+    #[test]
+    fn every_type_comes_back_as_it_went_with_its_holes() {
+        for rows in [1, 7, 8, 9, 40] {
+            let there = cells(rows, 1);
+            assert_eq!(decode(&TYPES, &encoded(&there, rows).unwrap(), rows).unwrap(), there);
+        }
+    }
+
+    #[test]
+    fn a_single_value_of_any_type_or_a_single_hole_fills_every_row() {
+        for first_hole in [0, 2] {
+            let one = cells(1, first_hole);
+            let back = decode(&TYPES, &encoded(&one, 9).unwrap(), 9).unwrap();
+            for (cell, one) in back.iter().zip(one) {
+                assert_eq!(cell.column, one.column.broadcast(9));
+                assert_eq!(cell.provenance, vec![one.provenance[0]; 9]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_guest_left_in_a_hole_is_not_passed_on() {
+        let full = cells(8, 3);
+        let mut batch = encoded(&full, 8).unwrap();
+        batch.validity.fill(0);
+        for (cell, of) in decode(&TYPES, &batch, 8).unwrap().into_iter().zip(TYPES) {
+            assert_eq!(cell, Cell::absent(of, 8, Provenance::Missing));
+        }
+    }
+
+    #[test]
+    fn a_batch_longer_or_shorter_anywhere_is_not_believed() {
+        let wrongs: [fn(&mut BatchResult); 10] = [
+            |b| b.rows += 1,
+            |b| b.f64s.push(0.0),
+            |b| b.s64s.truncate(15),
+            |b| b.bools.push(0),
+            |b| b.bools[0] = 2,
+            |b| b.f32s.push(0.0),
+            |b| b.ends.truncate(31),
+            |b| b.ends[0] = u32::MAX,
+            |b| b.data.push(b' '),
+            |b| b.validity.push(0),
+        ];
+        for wrong in wrongs {
+            let mut batch = encoded(&cells(8, 1), 8).unwrap();
+            wrong(&mut batch);
+            assert_eq!(decode(&TYPES, &batch, 8), None);
+        }
+    }
 }

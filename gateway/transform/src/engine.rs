@@ -1,8 +1,10 @@
 //! The engine: one a gateway, several in a process if need be. Its limits bound every guest together.
 
 use std::collections::HashMap;
-use std::io;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use std::{fmt, io, thread};
 
 use thiserror::Error;
 use wasmtime::component::Linker;
@@ -24,11 +26,16 @@ pub struct Settings {
     pub output_max_bytes: usize,
     /// Largest component that is compiled: compilation cannot be interrupted, its input can be bounded.
     pub component_max_bytes: usize,
+    /// Longest that [`Engine::load`] waits for a compilation.
+    pub compile_limit: Duration,
     /// Instances of one transform kept for the next call.
     pub warm_max: usize,
     /// Calls after which an instance is replaced, so that whatever leaks or fragments in a guest does not
     /// live as long as the gateway. 1 = a fresh instance for every call: no state survives, 23 µs dearer.
     pub calls_per_instance: u32,
+    /// Longest that a guest holds up the request's own thread, whose other requests wait meanwhile. Moving
+    /// a call elsewhere costs tens of microseconds where most calls take a few: only slow guests are moved.
+    pub inline_max: Duration,
     /// Calls of one transform that run off the request's thread at once.
     pub aside_max: usize,
 }
@@ -36,15 +43,19 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            instances_max: 256,
+            // Enough for the warm instances of 64 transforms; 3 TiB of the 128 that a process can address.
+            instances_max: 512,
             memory_max_mib: 64,
             // 500 rows of 50 columns are 200 KB; vectors and text make it more.
             output_max_bytes: 16 << 20,
             // A guest in Rust is 50 KB, one with an interpreter inside 18 MB.
             component_max_bytes: 32 << 20,
-            // As many calls as are likely to run at once: inline calls need one a core.
-            warm_max: 16,
+            // A guest in Rust takes 30 ms, one with an interpreter inside 15 s on two cores.
+            compile_limit: Duration::from_secs(60),
+            // As many calls of one transform as are likely to run at once: inline calls need one a core.
+            warm_max: 8,
             calls_per_instance: 10_000,
+            inline_max: Duration::from_millis(2),
             aside_max: 16,
         }
     }
@@ -74,6 +85,12 @@ pub(crate) struct Shared {
     plugins: Mutex<HashMap<String, Weak<Plugin>>>,
 }
 
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}
+
 impl Engine {
     /// Sets up compiler, instance pool and clock.
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
@@ -96,7 +113,7 @@ impl Engine {
             return Ok(plugin);
         }
         // Not under the lock: a slow compilation must not hold up the others.
-        let plugin = Arc::new(Plugin::compile(&self.shared, component, digest)?);
+        let plugin = Arc::new(self.compile(component, digest)?);
         let mut plugins = self.shared.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         plugins.retain(|_, plugin| plugin.strong_count() > 0);
         if let Some(earlier) = plugins.get(plugin.digest()).and_then(Weak::upgrade) {
@@ -104,6 +121,22 @@ impl Engine {
         }
         plugins.insert(plugin.digest().to_owned(), Arc::downgrade(&plugin));
         Ok(plugin)
+    }
+
+    /// On a thread of its own: one that takes too long is given up, and ends by itself some time later.
+    fn compile(&self, component: &[u8], digest: String) -> Result<Plugin, LoadError> {
+        let (send, receive) = sync_channel(1);
+        let (shared, component) = (Arc::clone(&self.shared), component.to_vec());
+        let compile = move || {
+            // Nobody listens any more if this took too long.
+            let _ = send.send(Plugin::compile(&shared, &component, digest));
+        };
+        thread::Builder::new().name("weir-compile".to_owned()).spawn(compile).map_err(LoadError::Thread)?;
+        let limit = self.shared.settings.compile_limit;
+        receive.recv_timeout(limit).unwrap_or_else(|waited| match waited {
+            RecvTimeoutError::Timeout => Err(LoadError::Slow { limit }),
+            RecvTimeoutError::Disconnected => Err(LoadError::Compiler),
+        })
     }
 
     fn known(&self, digest: &str) -> Option<Arc<Plugin>> {

@@ -1,6 +1,7 @@
 //! A component that was loaded: its digest, its schema, and whether it fits what the catalog says of it.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,12 @@ pub struct Field {
     pub of: FeatureType,
 }
 
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin").field("digest", &self.digest).field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
 impl Plugin {
     /// `sha256:…` of the component's bytes.
     pub fn digest(&self) -> &str {
@@ -107,10 +114,7 @@ impl Plugin {
         }
         for output in &transform.outputs {
             if find(&self.schema.outputs, &output.name).is_none() {
-                wrong.push(format!(
-                    "the catalog lists output `{}`, which the component does not compute",
-                    output.name
-                ));
+                wrong.push(format!("the catalog lists output `{}`, which the component does not compute", output.name));
             }
             wrong.extend(differs("output", &output.name, output.of, &self.schema.outputs));
         }
@@ -249,6 +253,18 @@ pub enum LoadError {
     /// Damaged, or it uses proposals that the engine does not have.
     #[error("the component does not compile")]
     Compile(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Longer than [`compile_limit`](crate::Settings::compile_limit).
+    #[error("the component does not compile within {} s", .limit.as_secs_f32())]
+    Slow {
+        /// The limit.
+        limit: Duration,
+    },
+    /// A bug of the compiler, which says more on standard error.
+    #[error("the compiler gave up on the component")]
+    Compiler,
+    /// No thread to compile on.
+    #[error("cannot start a thread to compile on")]
+    Thread(#[source] std::io::Error),
     /// It wants something from its host.
     #[error("the component imports `{0}`: a transform can have no imports")]
     Imports(String),

@@ -1,7 +1,9 @@
 //! A plugin bound to one transform of the catalog: columns by name, limits, warm instances, a breaker.
 //! [`Runner::call`] is the only way to run a guest, and it never panics and never outlives its slice.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -16,10 +18,6 @@ use crate::batch::{Batch, Source, decode};
 use crate::breaker::{Breaker, Pass};
 use crate::guest::{Allowance, Ending, Guest};
 use crate::ticker::ticks;
-
-/// Calls that end within this run on the request's own thread: moving one elsewhere costs tens of
-/// microseconds and a call takes a few, yet the thread's other requests must not wait for long.
-const INLINE_MAX: Duration = Duration::from_millis(2);
 
 /// Less time is not worth starting with: a call takes about this long when its instance is cold.
 const SLICE_MIN: Duration = Duration::from_micros(50);
@@ -129,6 +127,14 @@ struct Bound {
     time_limit: Duration,
     allow: Allowance,
     warm: Mutex<Vec<Guest>>,
+    /// The last call that ran aside was too slow for the request's thread.
+    slow: AtomicBool,
+}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner").field("transform", &self.bound.transform).finish_non_exhaustive()
+    }
 }
 
 impl Runner {
@@ -165,6 +171,7 @@ impl Runner {
             time_limit: transform.time_limit,
             allow,
             warm: Mutex::default(),
+            slow: AtomicBool::new(false),
             plugin,
         };
         Ok(Self { bound: Arc::new(bound), breaker: Breaker::default(), aside })
@@ -188,26 +195,45 @@ impl Runner {
             return Ok(self.bound.nothing());
         }
         let pass = self.breaker.enter().ok_or(Failure::BreakerOpen)?;
-        let answer =
-            if slice <= INLINE_MAX { self.bound.run(&batch, slice) } else { self.run_aside(batch, slice).await };
+        let answer = self.run(batch, slice).await;
         self.judge(pass, answer.as_ref().err().copied());
         answer
     }
 
-    /// On a thread of its own; the caller waits no longer than the slice, whatever the guest does.
-    async fn run_aside(&self, batch: Batch, slice: Duration) -> Result<Vec<Cell>, Failure> {
+    /// On the request's own thread unless the guest is known to be slow. One that turns out to be is started
+    /// again elsewhere: transforms are pure, so nothing happens twice.
+    async fn run(&self, batch: Batch, slice: Duration) -> Result<Vec<Cell>, Failure> {
         let deadline = Instant::now() + slice;
+        let inline_max = self.bound.plugin.engine.settings.inline_max;
+        let short = slice <= inline_max;
+        let quick = inline_max >= SLICE_MIN && !self.bound.slow.load(Ordering::Relaxed);
+        if short || quick {
+            let answer = self.bound.run(&batch, slice.min(inline_max));
+            if short || !matches!(answer, Err(Failure::Slice)) {
+                return answer;
+            }
+        }
+        self.run_aside(batch, deadline).await
+    }
+
+    /// On a thread of its own; the caller waits no longer than the slice, whatever the guest does.
+    async fn run_aside(&self, batch: Batch, deadline: Instant) -> Result<Vec<Cell>, Failure> {
         let Ok(Ok(permit)) = timeout_at(deadline, Arc::clone(&self.aside).acquire_owned()).await else {
             return Err(Failure::Busy);
         };
         let bound = Arc::clone(&self.bound);
         let call = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let left = deadline.saturating_duration_since(Instant::now());
+            let begun = Instant::now();
+            let left = deadline.saturating_duration_since(begun);
             if left < SLICE_MIN {
                 return Err(Failure::Busy);
             }
-            bound.run(&batch, left)
+            let answer = bound.run(&batch, left);
+            // Half, so that a guest near the limit does not go back and forth.
+            let inline_max = bound.plugin.engine.settings.inline_max;
+            bound.slow.store(begun.elapsed() > inline_max / 2, Ordering::Relaxed);
+            answer
         });
         match timeout_at(deadline, call).await {
             Ok(Ok(answer)) => answer,
@@ -256,7 +282,11 @@ impl Bound {
                 }
             }
             Err(ending) => {
-                if ending.failure == Failure::Refused { self.keep(guest) } else { discard(guest) }
+                if ending.failure == Failure::Refused {
+                    self.keep(guest)
+                } else {
+                    discard(guest)
+                }
                 Err(self.note(&ending))
             }
         }
@@ -284,7 +314,7 @@ impl Bound {
         discard(guest);
     }
 
-    fn lock_warm(&self) -> std::sync::MutexGuard<'_, Vec<Guest>> {
+    fn lock_warm(&self) -> MutexGuard<'_, Vec<Guest>> {
         self.warm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,5 +1,7 @@
 //! A guest can only fail to answer: one misdeed a test, and the next call is served as if nothing had been.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::Duration;
@@ -10,7 +12,7 @@ use weir_transform::{Engine, Failure, LoadError, Runner, Settings};
 /// Long enough to be cut short, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(50);
 
-/// Runs inline, as calls with little time do.
+/// So little that the call is never moved off the request's thread.
 const INLINE: Duration = Duration::from_millis(2);
 
 async fn call(runner: &Runner, mode: i64, slice: Duration) -> Result<f64, Failure> {
@@ -32,8 +34,20 @@ async fn an_endless_loop_ends_with_its_slice_inline_and_aside() {
 }
 
 #[tokio::test]
+async fn one_that_is_slow_and_not_stuck_is_moved_aside_and_answers() {
+    let runner = runner(&hostile());
+    assert_eq!(call(&runner, 22, INLINE).await, Err(Failure::Slice));
+    for _ in 0..3 {
+        assert_eq!(call(&runner, 22, AMPLE).await, Ok(1.0));
+    }
+    assert_eq!(call(&runner, 0, AMPLE).await, Ok(1.0));
+}
+
+#[tokio::test]
 async fn the_transforms_own_limit_ends_it_though_the_request_has_time() {
-    let runner = Runner::new(load("hostile"), &{ let mut t = hostile(); t.time_limit = SHORT; t }).unwrap();
+    let mut transform = hostile();
+    transform.time_limit = SHORT;
+    let runner = runner(&transform);
     assert_eq!(call(&runner, 1, AMPLE).await, Err(Failure::Slice));
 }
 
@@ -56,7 +70,7 @@ async fn endless_recursion_meets_the_end_of_its_stack() {
 async fn an_answer_that_is_too_large_is_not_taken_over() {
     let mut transform = hostile();
     transform.memory_limit_mib = 64;
-    let runner = Runner::new(load("hostile"), &transform).unwrap();
+    let runner = runner(&transform);
     for mode in [5, 16] {
         assert_eq!(call(&runner, mode, AMPLE).await, Err(Failure::Output), "mode {mode}");
         assert_eq!(call(&runner, 0, AMPLE).await, Ok(1.0));
@@ -72,7 +86,7 @@ async fn a_malformed_answer_is_never_used() {
 
 #[tokio::test]
 async fn a_refusal_keeps_the_instance_and_the_breaker_closed() {
-    let runner = runner(&hostile());
+    let runner = patient_runner(&hostile());
     for _ in 0..20 {
         assert_eq!(call(&runner, 14, AMPLE).await, Err(Failure::Refused));
     }
@@ -81,7 +95,7 @@ async fn a_refusal_keeps_the_instance_and_the_breaker_closed() {
 
 #[tokio::test]
 async fn a_trap_takes_the_instance_and_its_memory_with_it() {
-    let runner = runner(&hostile());
+    let runner = patient_runner(&hostile());
     assert_eq!(call(&runner, 15, AMPLE).await, Ok(1.0));
     assert_eq!(call(&runner, 15, AMPLE).await, Ok(2.0));
     assert_eq!(call(&runner, 3, AMPLE).await, Err(Failure::Trap));
@@ -90,7 +104,7 @@ async fn a_trap_takes_the_instance_and_its_memory_with_it() {
 
 #[tokio::test]
 async fn what_leaks_between_calls_ends_with_the_instance() {
-    let settings = Settings { calls_per_instance: 3, ..Settings::default() };
+    let settings = Settings { calls_per_instance: 3, ..patient() };
     let plugin = Engine::new(settings).unwrap().load(&component("hostile")).unwrap();
     let runner = Runner::new(plugin, &hostile()).unwrap();
     let mut counts = Vec::new();
@@ -102,7 +116,7 @@ async fn what_leaks_between_calls_ends_with_the_instance() {
 
 #[tokio::test]
 async fn an_instance_that_has_grown_large_is_not_kept() {
-    let runner = runner(&hostile());
+    let runner = patient_runner(&hostile());
     assert_eq!(call(&runner, 17, AMPLE).await, Ok(1.0));
     assert_eq!(call(&runner, 15, AMPLE).await, Ok(1.0), "a new instance");
 }
@@ -112,20 +126,20 @@ async fn one_that_keeps_failing_is_left_alone_and_probed_later() {
     let runner = runner(&hostile());
     tokio::time::pause();
     for _ in 0..5 {
-        assert_eq!(call(&runner, 3, INLINE).await, Err(Failure::Trap));
+        assert_eq!(call(&runner, 3, AMPLE).await, Err(Failure::Trap));
     }
-    assert_eq!(call(&runner, 0, INLINE).await, Err(Failure::BreakerOpen));
+    assert_eq!(call(&runner, 0, AMPLE).await, Err(Failure::BreakerOpen));
     tokio::time::advance(Duration::from_millis(250)).await;
-    assert_eq!(call(&runner, 3, INLINE).await, Err(Failure::Trap), "the probe");
-    assert_eq!(call(&runner, 0, INLINE).await, Err(Failure::BreakerOpen));
+    assert_eq!(call(&runner, 3, AMPLE).await, Err(Failure::Trap), "the probe");
+    assert_eq!(call(&runner, 0, AMPLE).await, Err(Failure::BreakerOpen));
     tokio::time::advance(Duration::from_millis(500)).await;
-    assert_eq!(call(&runner, 0, INLINE).await, Ok(1.0));
-    assert_eq!(call(&runner, 0, INLINE).await, Ok(1.0));
+    assert_eq!(call(&runner, 0, AMPLE).await, Ok(1.0));
+    assert_eq!(call(&runner, 0, AMPLE).await, Ok(1.0));
 }
 
 #[tokio::test]
 async fn without_time_the_guest_is_not_started() {
-    let runner = runner(&hostile());
+    let runner = patient_runner(&hostile());
     assert_eq!(call(&runner, 0, Duration::ZERO).await, Err(Failure::NoTime));
     assert_eq!(call(&runner, 15, AMPLE).await, Ok(1.0), "the first call");
 }
@@ -145,7 +159,7 @@ async fn others_are_served_while_one_spins() {
 
 #[tokio::test]
 async fn when_all_instances_are_busy_a_call_says_so() {
-    let settings = Settings { instances_max: 1, ..Settings::default() };
+    let settings = Settings { instances_max: 1, ..patient() };
     let engine = Engine::new(settings).unwrap();
     let held = Runner::new(engine.load(&component("hostile")).unwrap(), &hostile()).unwrap();
     // Keeps the only instance warm for itself.
@@ -195,6 +209,12 @@ fn what_is_not_a_transform_is_refused_and_told_why() {
     assert!(matches!(refused(&vec![0; 100_001]), LoadError::TooBig { max: 100_000, .. }));
     let truncated = component("crosswind");
     assert!(matches!(refused(&truncated[..truncated.len() / 2]), LoadError::Compile(_)));
+}
+
+#[test]
+fn a_compilation_that_takes_too_long_is_given_up() {
+    let engine = Engine::new(Settings { compile_limit: Duration::ZERO, ..Settings::default() }).unwrap();
+    assert!(matches!(engine.load(&component("crosswind")), Err(LoadError::Slow { .. })));
 }
 
 #[test]

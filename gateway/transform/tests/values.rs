@@ -1,12 +1,14 @@
 //! What guests compute and how their columns find their way.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::Arc;
 
 use common::*;
-use weir_domain::{Cell, Column, FeatureType, Kind, Provenance};
-use weir_transform::Failure;
+use weir_domain::{Cell, Column, FeatureType, Kind, Provenance, Value};
+use weir_transform::{Failure, Runner};
 
 fn near(got: Option<f64>, want: f64) -> bool {
     got.is_some_and(|got| (got - want).abs() < 1e-9)
@@ -63,16 +65,16 @@ async fn a_hole_in_is_a_hole_out_and_keeps_nothing_of_what_stood_there() {
     let out = runner.call(&[&zero, &zero, &f64s(&speeds)], rows as usize, AMPLE).await.unwrap();
     assert_eq!(options(&out[0]), speeds);
     assert_eq!(out[0].provenance[0], Provenance::Missing);
-    assert_eq!(out[0].column.value(0), weir_domain::Value::F64(0.0));
+    assert_eq!(out[0].column.value(0), Value::F64(0.0));
 }
 
 #[tokio::test]
 async fn every_output_type_is_read_back() {
     let out = runner(&hostile()).call(&[&i64s(&[Some(0)])], 9, AMPLE).await.unwrap();
     assert_eq!(out[0].column, Column::F64(vec![1.0; 9]));
-    assert_eq!(out[1].column.value(8), weir_domain::Value::String("ok".into()));
+    assert_eq!(out[1].column.value(8), Value::String("ok".into()));
     assert_eq!(out[2].column, Column::Bool(vec![true; 9]));
-    assert_eq!(out[3].column.value(8), weir_domain::Value::List(Kind::F32, vec![weir_domain::Value::F32(0.5)]));
+    assert_eq!(out[3].column.value(8), Value::List(Kind::F32, vec![Value::F32(0.5)]));
     assert!(out.iter().all(|cell| cell.provenance == [Provenance::Computed; 9]));
 }
 
@@ -85,7 +87,7 @@ async fn no_rows_are_an_answer_without_rows() {
 
 #[tokio::test]
 async fn the_same_input_gives_the_same_bytes_on_every_instance_and_engine() {
-    let bits = async |runner: &weir_transform::Runner, mode| {
+    let bits = async |runner: &Runner, mode| {
         let out = runner.call(&[&i64s(&[Some(mode)])], 3, AMPLE).await.unwrap();
         let Column::F64(values) = &out[0].column else { unreachable!() };
         values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
@@ -148,5 +150,5 @@ fn the_catalog_is_checked_against_the_component_name_by_name_and_type_by_type() 
     ] {
         assert!(sentences.contains(part), "{part}\nnot in\n{sentences}");
     }
-    assert!(weir_transform::Runner::new(plugin, &wrong).is_err());
+    assert!(Runner::new(plugin, &wrong).is_err());
 }

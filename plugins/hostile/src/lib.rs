@@ -63,6 +63,7 @@ impl Guest for Hostile {
             19 => out.f64s.fill(f64::NAN),
             20 => out.data.push(b'!'),
             21 => out.f32s.clear(),
+            22 => dawdle(),
             _ => {}
         }
         Ok(out)
@@ -87,6 +88,13 @@ fn honest(rows: usize) -> Batch {
 
 fn spin() {
     loop {
+        black_box(CALLS.load(Ordering::Relaxed));
+    }
+}
+
+/// Tens of milliseconds of work, on any machine more than two.
+fn dawdle() {
+    for _ in 0..40_000_000 {
         black_box(CALLS.load(Ordering::Relaxed));
     }
 }

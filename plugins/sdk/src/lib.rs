@@ -24,9 +24,9 @@ mod column;
 mod flat;
 mod macros;
 pub mod testing;
-mod value;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::fmt;
 

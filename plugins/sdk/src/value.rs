@@ -58,9 +58,9 @@ pub struct Timestamp(
     pub i64,
 );
 
-/// Fixed-width types differ only in how one value is stored.
+/// Fixed-width types differ only in how one value is read from what is stored, and written.
 macro_rules! fixed {
-    ($type:ty, $kind:ident, $list:ident, $stored:ty, read $read:expr, write $write:expr) => {
+    ($type:ty, $kind:ident, $list:ident, $stored:ty, $read:expr, $write:expr) => {
         impl Value for $type {
             type In<'a> = $type;
             type Out = $type;
@@ -95,15 +95,15 @@ macro_rules! fixed {
     };
 }
 
-fixed!(f64, F64, f64s, f64, read |v| v, write |v| v);
-fixed!(f32, F32, f64s, f64, read |v| v as f32, write f64::from);
-fixed!(i64, I64, s64s, i64, read |v| v, write |v| v);
-fixed!(Timestamp, Timestamp, s64s, i64, read Timestamp, write |v: Timestamp| v.0);
-fixed!(bool, Bool, bools, u8, read |v| v != 0, write u8::from);
+fixed!(f64, F64, f64s, f64, |v| v, |v| v);
+fixed!(f32, F32, f64s, f64, |v| v as f32, f64::from);
+fixed!(i64, I64, s64s, i64, |v| v, |v| v);
+fixed!(Timestamp, Timestamp, s64s, i64, Timestamp, |v: Timestamp| v.0);
+fixed!(bool, Bool, bools, u8, |v| v != 0, u8::from);
 
-/// Types of varying length differ in where the bytes are and in how a value borrows them.
+/// Types of varying length differ in what is checked of a column and in which items a value consists of.
 macro_rules! varying {
-    ($type:ty, $kind:ident, $list:ident, $item:ty, $out:ty, take $take:expr, items $items:expr) => {
+    ($type:ty, $kind:ident, $list:ident, $item:ty, $out:ty, $take:expr, $items:expr) => {
         impl Value for $type {
             type In<'a> = &'a $type;
             type Out = $out;
@@ -141,9 +141,9 @@ macro_rules! varying {
     };
 }
 
-varying!([u8], Bytes, bytes, u8, Vec<u8>, take |spans, data| Ok((spans, data)), items |v| v);
-varying!([f32], ListF32, items, f32, Vec<f32>, take |spans, items| Ok((spans, items)), items |v| v);
-varying!(str, String, bytes, u8, String, take text, items str::as_bytes);
+varying!([u8], Bytes, bytes, u8, Vec<u8>, |spans, data| Ok((spans, data)), |v| v);
+varying!([f32], ListF32, items, f32, Vec<f32>, |spans, items| Ok((spans, items)), |v| v);
+varying!(str, String, bytes, u8, String, text, str::as_bytes);
 
 /// Checked once a column; a value is then cut out of the text without another look.
 fn text<'a>(spans: Spans<'a>, data: &'a [u8]) -> Result<(Spans<'a>, &'a str), Error> {

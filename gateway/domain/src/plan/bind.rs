@@ -102,9 +102,6 @@ impl Plan {
 
     /// The number of rows, from whatever has one value per item.
     fn rows(&self, items: &[Named], features: &[Named], faults: &mut Faults) -> Result<usize, Refusal> {
-        let too_many = |n: usize, field: String| {
-            Refusal::TooLarge(Violation::new(field, format!("{n} items, more than the {ITEMS_MAX} of one request")))
-        };
         let item_features = || {
             features.iter().filter(|f| self.request.iter().any(|s| s.scope == Scope::Item && *s.feature.name == f.name))
         };
@@ -114,8 +111,9 @@ impl Plan {
             return Ok(1);
         };
         let rows = first.column.len();
-        if rows > ITEMS_MAX {
-            return Err(too_many(rows, format!("{group}.{}", first.name)));
+        if let Some(long) = items.iter().chain([first]).find(|n| n.column.len() > ITEMS_MAX) {
+            let text = format!("{} items, more than the {ITEMS_MAX} of one request", long.column.len());
+            return Err(Refusal::TooLarge(Violation::new(format!("{group}.{}", long.name), text)));
         }
         for named in &items[1.min(items.len())..] {
             if named.column.len() != rows {

@@ -259,11 +259,8 @@ impl Arms {
 
     fn finish(&mut self) -> ArrayRef {
         let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(&mut self.offsets, vec![0])));
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.experiment.finish()),
-            Arc::new(self.arm.finish()),
-            Arc::new(self.bucket.finish()),
-        ];
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(self.experiment.finish()), Arc::new(self.arm.finish()), Arc::new(self.bucket.finish())];
         let items = StructArray::new(Self::fields(), columns, None);
         Arc::new(ListArray::new(item(DataType::Struct(Self::fields())), offsets, Arc::new(items), None))
     }
@@ -287,10 +284,13 @@ mod tests {
             outputs: vec![output("a:b__c"), output("a__b:c"), output("a:b__c__provenance"), output("a:b:c")],
         };
         let names: Vec<String> = arrow_schema(&schema).fields().iter().skip(10).map(|f| f.name().clone()).collect();
-        assert_eq!(names[..4], ["user", "key__Row", "key__hour", "key__hour__2"]);
+        assert_eq!(names[..4], ["user", "key__Row", "key__hour", "key__key__hour"]);
         assert_eq!(names[4..6], ["a__b__c", "a__b__c__provenance"]);
         assert_eq!(names[6..8], ["a__b__c__2", "a__b__c__2__provenance"]);
-        assert_eq!(names[8..], ["a__b__c__provenance__2", "a__b__c__provenance__2__provenance", "a__b:c", "a__b:c__provenance"]);
+        assert_eq!(
+            names[8..],
+            ["a__b__c__provenance__2", "a__b__c__provenance__2__provenance", "a__b:c", "a__b:c__provenance"]
+        );
         let distinct: HashSet<String> = names.iter().map(|n| n.to_lowercase()).collect();
         assert_eq!(distinct.len(), names.len());
     }

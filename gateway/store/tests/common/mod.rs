@@ -1,5 +1,6 @@
 //! A real redis-server for a test: on a free port, in a folder of its own, saving nothing, gone when dropped.
 //! Knows nothing of this crate, so other crates' tests can include it by path.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses another part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};

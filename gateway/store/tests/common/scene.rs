@@ -11,7 +11,7 @@ use weir_domain::plan::{Bound, Key, Plan, Read, ReadFeature};
 use weir_domain::{Cell, Column, FeatureType, Gathered, Kind, Provenance, Value};
 use weir_store::{Backend, CacheSettings, Limits, Loader, Redis, Store, entity_keys, pack_rows};
 
-use super::RedisServer;
+use crate::common::RedisServer;
 
 pub const NAMESPACE: &str = "test";
 /// The event time of every row, and the wall clock of every request unless a test says otherwise.
@@ -40,10 +40,7 @@ pub fn view(types: &[FeatureType]) -> View {
     View {
         doc: doc("view"),
         version: 1,
-        entity: Arc::new(Entity {
-            doc: doc("entity"),
-            keys: vec![JoinKey { name: "id".into(), kind: Kind::String }],
-        }),
+        entity: Arc::new(Entity { doc: doc("entity"), keys: vec![JoinKey { name: "id".into(), kind: Kind::String }] }),
         source: None,
         event_time: "ts".into(),
         ttl: None,

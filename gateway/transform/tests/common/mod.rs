@@ -2,7 +2,7 @@
 //! test is about.
 
 // Each test file uses its part.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::panic, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,6 +47,16 @@ pub fn engine() -> Engine {
 
 pub fn load(name: &str) -> Arc<Plugin> {
     engine().load(&component(name)).unwrap()
+}
+
+/// For tests that count on one and the same instance: no call is cut short because the machine is busy.
+pub fn patient() -> Settings {
+    Settings { instances_max: 32, inline_max: Duration::ZERO, ..Settings::default() }
+}
+
+pub fn patient_runner(transform: &Transform) -> Runner {
+    let plugin = Engine::new(patient()).unwrap().load(&component(&transform.doc.name)).unwrap();
+    Runner::new(plugin, transform).unwrap()
 }
 
 /// A transform of the catalog, as it would be read from a file.

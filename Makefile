@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make demo` and `make test` set up what they need themselves, from the package
+# registries alone, and are quick the second time.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check plugins setup-redis setup-python
+
+# Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
+PYTHON_ENV := target/py
+COMPONENTS := deploy/demo/plugins
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: setup-python ## Build everything and serve real flights (Ctrl-C ends it)
+	cargo build --release --locked -p weir -p weir-transform
+	WEIR_PACK=target/release/weir-pack plugins/build.sh $(COMPONENTS) crosswind delay_risk_v1 delay_risk_v2
+	target/release/weir demo
+
+test: setup-redis setup-python plugins ## Run every test
+	cargo test --locked --workspace
+	plugins/test.sh
+
+check: setup-redis setup-python plugins ## What a change must pass: format, lints, docs, licences, tests
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check
+	$(MAKE) test
+
+plugins: ## Build the example transforms into the demo
+	plugins/build.sh $(COMPONENTS) crosswind delay_risk_v1 delay_risk_v2
+
+setup-redis:
+	@deploy/setup-redis.sh
+
+setup-python: $(PYTHON_ENV)/.ready
+
+$(PYTHON_ENV)/.ready: deploy/python.txt
+	python3 -m venv $(PYTHON_ENV)
+	$(PYTHON_ENV)/bin/pip install --quiet --disable-pip-version-check -r deploy/python.txt
+	touch $@
