@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weir_domain::catalog::{Keys, Mistake, Mistakes, Place};
+use weir_journal::{FSYNC_EVERY, QUEUE_BYTES, SEAL_AFTER};
 
 /// Feast's own port, so that clients need only another host.
 const LISTEN: &str = "127.0.0.1:6566";
@@ -15,12 +16,6 @@ const ADMIN: &str = "127.0.0.1:6567";
 const NAMESPACE: &str = "weir";
 /// A million rows of fifty floats fit into half a gibibyte; a quarter is a polite default.
 const CACHE_MIB: u64 = 256;
-/// Holds 400 answers of 100 × 50 values: 20 ms of a full core, while the writer needs a few.
-const QUEUE_MIB: u64 = 16;
-/// A reader of the journal never waits longer than this for what was served.
-const SEAL_AFTER: Duration = Duration::from_secs(60);
-/// What a power cut may cost.
-const FSYNC_EVERY: Duration = Duration::from_millis(500);
 /// Two cores answer some 20,000 requests a second in 0.1 ms each: 1,024 in flight are 50 ms of queue, beyond
 /// any budget worth keeping.
 const IN_FLIGHT_MAX: u64 = 1_024;
@@ -146,7 +141,7 @@ impl Config {
             let folder = journal.required_text("dir").unwrap_or_default();
             let config = JournalConfig {
                 dir: PathBuf::from(folder),
-                queue_bytes: journal.number("queue_mib", 1..=4_096).unwrap_or(QUEUE_MIB) << 20,
+                queue_bytes: journal.number("queue_mib", 1..=4_096).map_or(QUEUE_BYTES, |mib| mib << 20),
                 seal_after: journal.number("seal_after_s", 1..=86_400).map_or(SEAL_AFTER, Duration::from_secs),
                 fsync_every: journal.millis("fsync_every_ms", Duration::from_secs(60)).unwrap_or(FSYNC_EVERY),
             };
@@ -175,12 +170,9 @@ impl Config {
         if let Some(dir) = overrides.journal {
             self.journal = Some(match self.journal {
                 Some(journal) => JournalConfig { dir, ..journal },
-                None => JournalConfig {
-                    dir,
-                    queue_bytes: QUEUE_MIB << 20,
-                    seal_after: SEAL_AFTER,
-                    fsync_every: FSYNC_EVERY,
-                },
+                None => {
+                    JournalConfig { dir, queue_bytes: QUEUE_BYTES, seal_after: SEAL_AFTER, fsync_every: FSYNC_EVERY }
+                }
             });
         }
         self

@@ -190,11 +190,11 @@ impl Runner {
         if slice < SLICE_MIN {
             return Err(Failure::NoTime);
         }
-        let batch = Batch::encode(&self.bound.sources, inputs, rows).ok_or(Failure::Input)?;
         if rows == 0 {
             return Ok(self.bound.nothing());
         }
         let pass = self.breaker.enter().ok_or(Failure::BreakerOpen)?;
+        let batch = Batch::encode(&self.bound.sources, inputs, rows).ok_or(Failure::Input)?;
         let answer = self.run(batch, slice).await;
         self.judge(pass, answer.as_ref().err().copied());
         answer
@@ -261,7 +261,9 @@ impl Bound {
     fn run(&self, batch: &Batch, slice: Duration) -> Result<Vec<Cell>, Failure> {
         let _watch = self.plugin.engine.ticker.watch();
         let ticks = ticks(slice);
-        let mut guest = match self.lock_warm().pop() {
+        // A statement of its own: the lock must not be held while an instance is made.
+        let warm = self.lock_warm().pop();
+        let mut guest = match warm {
             Some(guest) => guest,
             None => Guest::new(&self.plugin.pre, self.allow, ticks).map_err(|ending| self.note(&ending))?,
         };
@@ -282,10 +284,9 @@ impl Bound {
                 }
             }
             Err(ending) => {
-                if ending.failure == Failure::Refused {
-                    self.keep(guest)
-                } else {
-                    discard(guest)
+                match ending.failure {
+                    Failure::Refused => self.keep(guest),
+                    _ => discard(guest),
                 }
                 Err(self.note(&ending))
             }

@@ -97,6 +97,7 @@ impl Shared {
                 idle = 0;
                 continue;
             }
+            #[allow(clippy::disallowed_methods, reason = "this thread is the clock that others wait for")]
             thread::sleep(TICK);
             self.engine.increment_epoch();
         }

@@ -3,6 +3,7 @@
 
 mod bind;
 mod compile;
+mod resolve;
 
 use std::sync::Arc;
 use std::time::Duration;
