@@ -1,2 +1,2 @@
-//! w
-fn main(){}
+//! x
+fn main() {}
