@@ -19,7 +19,7 @@ demo: setup-python ## Build everything and serve real flights (Ctrl-C ends it)
 
 test: setup-redis setup-python plugins ## Run every test
 	cargo test --locked --workspace
-	plugins/test.sh
+	cargo test --locked --manifest-path plugins/Cargo.toml
 
 check: setup-redis setup-python plugins ## What a change must pass: format, lints, docs, licences, tests
 	cargo fmt --all --check
