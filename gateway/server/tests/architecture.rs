@@ -126,3 +126,24 @@ fn sources() -> Vec<(PathBuf, String)> {
     assert!(found.len() > 50, "where are the sources?");
     found
 }
+
+#[test]
+fn every_metric_is_in_the_manual_and_every_metric_of_the_manual_exists() {
+    let names = |text: &str| -> std::collections::BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|w| w.starts_with("weir_") && *w != "weir_").map(str::to_owned).collect()
+    };
+    let manual = std::fs::read_to_string(repo().join("gateway/README.md")).expect("the manual");
+    let table = manual.lines().filter(|l| l.starts_with("| `weir_")).collect::<Vec<_>>().join("\n");
+    let code = std::fs::read_to_string(repo().join("gateway/server/src/metrics.rs")).expect("the metrics");
+    let registered = code.split("registry.register(").skip(1);
+    let facts = code.split("one(").skip(1).chain(code.split("name: \"").skip(1).map(|s| s));
+    let quoted = |s: &str| s.trim_start_matches(['\n', ' ', '"']).split('"').next().unwrap_or("").to_owned();
+    let in_code: std::collections::BTreeSet<String> = registered
+        .chain(facts)
+        .map(quoted)
+        .filter(|n| n.len() > 2 && n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        .map(|n| format!("weir_{n}"))
+        .collect();
+    assert_eq!(names(&table), in_code);
+}
