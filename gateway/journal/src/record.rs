@@ -25,6 +25,7 @@ pub(crate) struct Served {
     pub(crate) unit: Option<String>,
     pub(crate) fallback_model: Option<String>,
     pub(crate) arms: Vec<ServedArm>,
+    pub(crate) holdouts: Vec<String>,
     /// By key: one value or one per row.
     pub(crate) keys: Vec<Column>,
     /// By read: event times and ages; none, one or one per row.
@@ -105,6 +106,10 @@ pub(crate) fn encode(record: &Record, schema: u32, out: &mut Vec<u8>) {
         out.push(u8::from(assigned.reason == weir_domain::experiment::Reason::Forced));
         out.push(u8::from(answer.delivered.get(i).copied().unwrap_or(false)));
     }
+    out.extend_from_slice(&(answer.assignment.holdouts.len() as u32).to_le_bytes());
+    for holdout in &answer.assignment.holdouts {
+        put_text(out, Some(holdout));
+    }
     for key in &record.keys {
         put_column(out, key);
     }
@@ -166,6 +171,8 @@ pub(crate) fn decode(body: &[u8], schema: &Schema) -> Result<Served, Malformed> 
     let unit = from.text("a unit")?.map(str::to_owned);
     let fallback_model = from.text("a model")?.map(str::to_owned);
     let arms = (0..from.u32("arms")?).map(|_| arm(&mut from)).collect::<Result<_, _>>()?;
+    let holdout = |from: &mut Cursor<'_>| Ok(from.text("a holdout")?.unwrap_or_default().to_owned());
+    let holdouts = (0..from.u32("holdouts")?).map(|_| holdout(&mut from)).collect::<Result<_, _>>()?;
     let fits = |n: usize| n == 1 || n == rows;
     let key = |from: &mut Cursor<'_>, of| {
         column(from, of).and_then(|c| if fits(c.len()) { Ok(c) } else { Err(Malformed("a key per row")) })
@@ -204,6 +211,7 @@ pub(crate) fn decode(body: &[u8], schema: &Schema) -> Result<Served, Malformed> 
         unit,
         fallback_model,
         arms,
+        holdouts,
         keys,
         times,
         cells,

@@ -48,30 +48,30 @@ pub fn read(files: &[(String, String)]) -> Result<Catalog, Vec<Mistake>> {
             written.add(keys);
         }
     }
+    let names = written.names();
     let version: String = digest.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect();
 
     let entities: Vec<Arc<Entity>> =
         written.entities.into_iter().filter_map(|k| entity(k, &mistakes)).map(Arc::new).collect();
     unique(entities.iter().map(|e| (&e.doc, e.doc.name.to_string())), "entity", &mistakes);
     let views: Vec<Arc<View>> =
-        written.views.into_iter().filter_map(|k| view(k, &entities, &mistakes)).map(Arc::new).collect();
+        written.views.into_iter().filter_map(|k| view(k, &entities, &names, &mistakes)).map(Arc::new).collect();
     unique(views.iter().map(|v| (&v.doc, format!("{}@{}", v.doc.name, v.version))), "view", &mistakes);
     let transforms: Vec<Arc<Transform>> =
         written.transforms.into_iter().filter_map(|k| transform(k, &mistakes)).map(Arc::new).collect();
     unique(transforms.iter().map(|t| (&t.doc, format!("{}@{}", t.doc.name, t.version))), "transform", &mistakes);
-    for transform in &transforms {
-        if views.iter().any(|v| v.doc.name == transform.doc.name) || *transform.doc.name == *FeatureRef::REQUEST {
-            mistakes.add(
-                &transform.doc.at,
-                format!("transform {:?}: a view (or the request) has this name", transform.doc.name),
-            );
-        }
+    for transform in transforms.iter().filter(|t| names.views.contains(&*t.doc.name)) {
+        mistakes.add(&transform.doc.at, format!("transform {:?}: a view has this name", transform.doc.name));
+    }
+    let sources = views.iter().map(|v| ("view", &v.doc)).chain(transforms.iter().map(|t| ("transform", &t.doc)));
+    for (what, doc) in sources.filter(|(_, doc)| *doc.name == *FeatureRef::REQUEST) {
+        mistakes.add(&doc.at, format!("{what} {:?}: this is what features of the request are named by", doc.name));
     }
     let services: Vec<Arc<Service>> =
-        written.services.into_iter().filter_map(|k| service(k, &views, &mistakes)).map(Arc::new).collect();
+        written.services.into_iter().filter_map(|k| service(k, &views, &names, &mistakes)).map(Arc::new).collect();
     unique(services.iter().map(|s| (&s.doc, s.doc.name.to_string())), "service", &mistakes);
     let experiments =
-        read_experiments::read(written.layers, written.holdouts, written.experiments, &services, &mistakes);
+        read_experiments::read(written.layers, written.holdouts, written.experiments, &names, &mistakes);
 
     if mistakes.is_empty() {
         Ok(Catalog { version: version.into(), views, transforms, services, experiments })
@@ -104,6 +104,28 @@ impl<'de, 'm> Written<'de, 'm> {
     }
 }
 
+/// Names as written, rightly or not: what refers to a thing that has a mistake of its own is not wrong too.
+pub(super) struct Names {
+    entities: HashSet<String>,
+    views: HashSet<String>,
+    transforms: HashSet<String>,
+    pub(super) services: HashSet<String>,
+    pub(super) layers: HashSet<String>,
+}
+
+impl Written<'_, '_> {
+    fn names(&self) -> Names {
+        let of = |tables: &[Keys<'_, '_>]| tables.iter().filter_map(Keys::name_written).map(str::to_owned).collect();
+        Names {
+            entities: of(&self.entities),
+            views: of(&self.views),
+            transforms: of(&self.transforms),
+            services: of(&self.services),
+            layers: of(&self.layers),
+        }
+    }
+}
+
 /// Name, owner and description: what everything in a catalog has to say about itself.
 pub(super) fn doc(keys: &mut Keys<'_, '_>) -> Option<Doc> {
     let name = keys.required_name("name");
@@ -129,7 +151,11 @@ pub(super) fn unique<'a>(all: impl Iterator<Item = (&'a Doc, String)>, what: &st
 fn entity(mut keys: Keys<'_, '_>, mistakes: &Mistakes) -> Option<Entity> {
     let doc = doc(&mut keys);
     let mut joins: Vec<JoinKey> = Vec::new();
-    for mut key in keys.tables("keys") {
+    let tables = keys.tables("keys");
+    if tables.is_empty() {
+        mistakes.add(keys.place(), format!("{}: no join key", keys.what()));
+    }
+    for mut key in tables {
         let name = key.required_name("name");
         let kind = required_type(&mut key).and_then(|of| match of {
             FeatureType::One(kind @ (Kind::String | Kind::I64 | Kind::Bytes | Kind::Timestamp)) => Some(kind),
@@ -140,25 +166,22 @@ fn entity(mut keys: Keys<'_, '_>, mistakes: &Mistakes) -> Option<Entity> {
         });
         if let (Some(name), Some(kind)) = (name, kind) {
             if joins.iter().any(|k| k.name == name) {
-                mistakes.add(key.place(), format!("join key {name:?} is there twice"));
+                mistakes.add(key.place(), format!("{} {name:?}: is there twice", key.what()));
             }
             joins.push(JoinKey { name, kind });
         }
         key.finish();
     }
-    if joins.is_empty() {
-        mistakes.add(keys.place(), format!("{}: no join key", keys.what()));
-    }
     keys.finish();
     Some(Entity { doc: doc?, keys: joins })
 }
 
-fn view(mut keys: Keys<'_, '_>, entities: &[Arc<Entity>], mistakes: &Mistakes) -> Option<View> {
+fn view(mut keys: Keys<'_, '_>, entities: &[Arc<Entity>], names: &Names, mistakes: &Mistakes) -> Option<View> {
     let doc = doc(&mut keys);
     let version = version(&mut keys);
     let entity = keys.required_text("entity").and_then(|name| {
         let found = entities.iter().find(|e| *e.doc.name == *name).cloned();
-        if found.is_none() {
+        if !names.entities.contains(&name) {
             keys.mistake("entity", format!("no entity is named {name:?}"));
         }
         found
@@ -174,11 +197,12 @@ fn view(mut keys: Keys<'_, '_>, entities: &[Arc<Entity>], mistakes: &Mistakes) -
     }
     let cache = Freshness { fresh_for, stale_for: stale_for.unwrap_or(STALE_FOR.max(fresh_for)), negative_for };
     let tags = keys.texts("tags").unwrap_or_default();
-    let features = features(keys.tables("feature"), mistakes);
-    if features.is_empty() || features.len() > FEATURES_MAX {
+    let tables = keys.tables("feature");
+    if tables.is_empty() || tables.len() > FEATURES_MAX {
         mistakes
-            .add(keys.place(), format!("{}: {} features; a view has 1 to {FEATURES_MAX}", keys.what(), features.len()));
+            .add(keys.place(), format!("{}: {} features; a view has 1 to {FEATURES_MAX}", keys.what(), tables.len()));
     }
+    let features = features(tables, mistakes);
     keys.finish();
     let (doc, version) = (doc?, version?);
     let fingerprint = fingerprint(&doc.name, version, &features);
@@ -266,10 +290,11 @@ fn transform(mut keys: Keys<'_, '_>, mistakes: &Mistakes) -> Option<Transform> {
     }
     let memory_limit_mib =
         keys.number("memory_limit_mib", 1..=TRANSFORM_MEMORY_MIB_MAX).unwrap_or(TRANSFORM_MEMORY_MIB) as u32;
-    let outputs = features(keys.tables("output"), mistakes);
-    if outputs.is_empty() {
+    let tables = keys.tables("output");
+    if tables.is_empty() {
         mistakes.add(keys.place(), format!("{}: no output", keys.what()));
     }
+    let outputs = features(tables, mistakes);
     keys.finish();
     Some(Transform {
         doc: doc?,
@@ -288,7 +313,7 @@ fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(hex)
 }
 
-fn service(mut keys: Keys<'_, '_>, views: &[Arc<View>], mistakes: &Mistakes) -> Option<Service> {
+fn service(mut keys: Keys<'_, '_>, views: &[Arc<View>], names: &Names, mistakes: &Mistakes) -> Option<Service> {
     let doc = doc(&mut keys);
     let context = keys.names("context");
     let items = keys.names("items");
@@ -297,7 +322,13 @@ fn service(mut keys: Keys<'_, '_>, views: &[Arc<View>], mistakes: &Mistakes) -> 
     }
     let features = feature_refs(&mut keys);
     let request = request_features(&mut keys, mistakes);
-    let reads: Vec<Read> = keys.tables("read").into_iter().filter_map(|k| read_as(k, views)).collect();
+    let mut reads: Vec<Read> = Vec::new();
+    for read in keys.tables("read").into_iter().filter_map(|k| read_as(k, views, names)) {
+        if reads.iter().any(|r| r.alias == read.alias) {
+            mistakes.add(&read.at, format!("{}: read as {:?}: is there twice", keys.what(), read.alias));
+        }
+        reads.push(read);
+    }
     let pins = keys.versions("pin");
     let budget = keys.millis("budget_ms", BUDGET_MAX);
     let budget = keys.required("budget_ms", budget);
@@ -341,6 +372,9 @@ const FALLBACK_ABOVE_PCT: u64 = 50;
 
 fn feature_refs(keys: &mut Keys<'_, '_>) -> Vec<FeatureRef> {
     let texts = keys.texts("features");
+    if texts.as_ref().is_some_and(Vec::is_empty) {
+        keys.mistake("features", "a service without features answers nothing");
+    }
     let texts = keys.required("features", texts).unwrap_or_default();
     let mut features = Vec::with_capacity(texts.len());
     let mut seen = HashSet::new();
@@ -350,9 +384,6 @@ fn feature_refs(keys: &mut Keys<'_, '_>) -> Vec<FeatureRef> {
             Some(_) if !seen.insert(text) => keys.mistake("features", format!("{text:?} is there twice")),
             Some(feature) => features.push(feature),
         }
-    }
-    if features.is_empty() && texts.is_empty() {
-        keys.mistake("features", "a service without features answers nothing");
     }
     features
 }
@@ -380,14 +411,18 @@ fn request_features(keys: &mut Keys<'_, '_>, mistakes: &Mistakes) -> Vec<Request
     request
 }
 
-fn read_as(mut keys: Keys<'_, '_>, views: &[Arc<View>]) -> Option<Read> {
+fn read_as(mut keys: Keys<'_, '_>, views: &[Arc<View>], names: &Names) -> Option<Read> {
     let view = keys.required_name("view");
-    let alias = keys.text("as");
-    if alias.as_ref().is_some_and(|a| !super::reader::is_name(a) || views.iter().any(|v| *v.doc.name == **a)) {
-        keys.mistake("as", "is no name, or the name of a view");
+    let alias = keys.name("as");
+    if let Some(alias) = alias.as_deref() {
+        if names.views.contains(alias) || names.transforms.contains(alias) {
+            keys.mistake("as", format!("{alias:?} is the name of a view or of a transform"));
+        } else if alias == FeatureRef::REQUEST {
+            keys.mistake("as", format!("{alias:?} is what features of the request are named by"));
+        }
     }
     let found = view.as_ref().and_then(|name| views.iter().find(|v| v.doc.name == *name));
-    if let (Some(name), None) = (&view, found) {
+    if let Some(name) = view.as_ref().filter(|name| !names.views.contains(&***name)) {
         keys.mistake("view", format!("no view is named {name:?}"));
     }
     let renames = keys.text_map("keys");
@@ -399,6 +434,6 @@ fn read_as(mut keys: Keys<'_, '_>, views: &[Arc<View>]) -> Option<Read> {
     let at = keys.place().clone();
     keys.finish();
     let view = view?;
-    let alias = alias.map_or_else(|| Arc::clone(&view), Arc::from);
+    let alias = alias.unwrap_or_else(|| Arc::clone(&view));
     Some(Read { alias, view, keys: renames.into_iter().map(|(k, c)| (k.into(), c.into())).collect(), at })
 }

@@ -70,7 +70,7 @@ impl<'de, 'm> Keys<'de, 'm> {
         match toml_span::parse(text) {
             Ok(mut root) => Self::of("file".to_owned(), &mut root, &file, mistakes),
             Err(error) => {
-                mistakes.add(&file.place(error.span), format!("not TOML: {}", error.kind));
+                mistakes.add(&file.place(error.span), format!("not TOML: {error}"));
                 None
             }
         }
@@ -108,6 +108,11 @@ impl<'de, 'm> Keys<'de, 'm> {
     /// Notes a mistake about a key of this table.
     pub fn mistake(&self, key: &str, message: impl std::fmt::Display) {
         self.mistakes.add(self.place_of(key), format!("{}: {key}: {message}", self.what));
+    }
+
+    /// The table's `name` as it is written, rightly or not.
+    pub(super) fn name_written(&self) -> Option<&str> {
+        self.table.get("name").and_then(Toml::as_str)
     }
 
     /// Names the table in later mistakes, once its name is known.
@@ -170,11 +175,16 @@ impl<'de, 'm> Keys<'de, 'm> {
         Some(text)
     }
 
+    /// A name that must be there.
+    pub fn required_name(&mut self, key: &'static str) -> Option<Arc<str>> {
+        let name = self.name(key);
+        self.required(key, name)
+    }
+
     /// A name: lower-case letters, digits and `_`, beginning with a letter. Such names need no escaping in a
     /// Redis key, a metric label, a Parquet column or a URL.
-    pub fn required_name(&mut self, key: &'static str) -> Option<Arc<str>> {
-        let text = self.text(key);
-        let text = self.required(key, text)?;
+    pub fn name(&mut self, key: &'static str) -> Option<Arc<str>> {
+        let text = self.text(key)?;
         if !is_name(&text) {
             self.mistake(
                 key,

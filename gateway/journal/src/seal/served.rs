@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow_array::builder::{Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow_array::builder::{Int32Builder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow_array::types::Int8Type;
 use arrow_array::{ArrayRef, DictionaryArray, Int8Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
@@ -19,7 +19,7 @@ use crate::record::Served;
 use crate::schema::Schema;
 
 /// Columns that every service has.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "request_id",
     "row",
     "served_at",
@@ -27,6 +27,7 @@ const FIXED: [&str; 10] = [
     "catalog_version",
     "unit",
     "arms",
+    "holdouts",
     "granted_us",
     "spent_us",
     "fallback_model",
@@ -48,6 +49,7 @@ pub(super) struct ServedTable {
     catalog_version: StringBuilder,
     unit: StringBuilder,
     arms: Arms,
+    holdouts: ListBuilder<StringBuilder>,
     granted_us: Int64Builder,
     spent_us: Int64Builder,
     fallback_model: StringBuilder,
@@ -70,6 +72,7 @@ impl ServedTable {
             catalog_version: StringBuilder::new(),
             unit: StringBuilder::new(),
             arms: Arms::default(),
+            holdouts: ListBuilder::new(StringBuilder::new()).with_field(item(DataType::Utf8)),
             granted_us: Int64Builder::new(),
             spent_us: Int64Builder::new(),
             fallback_model: StringBuilder::new(),
@@ -98,6 +101,7 @@ impl ServedTable {
             self.unit.append_option(served.unit.as_deref());
             self.fallback_model.append_option(served.fallback_model.as_deref());
             self.arms.append(&served);
+            self.holdouts.append_value(served.holdouts.iter().map(Some));
         }
         self.served_at.append_value_n(served.served_at_us, rows);
         self.as_of.append_value_n(served.as_of_us, rows);
@@ -135,6 +139,7 @@ impl ServedTable {
             Arc::new(self.catalog_version.finish()),
             Arc::new(self.unit.finish()),
             self.arms.finish(),
+            Arc::new(self.holdouts.finish()),
             Arc::new(self.granted_us.finish()),
             Arc::new(self.spent_us.finish()),
             Arc::new(self.fallback_model.finish()),
@@ -170,6 +175,7 @@ fn arrow_schema(schema: &Schema) -> SchemaRef {
         DataType::Utf8,
         DataType::Utf8,
         DataType::List(item(DataType::Struct(Arms::fields()))),
+        DataType::List(item(DataType::Utf8)),
         DataType::Int64,
         DataType::Int64,
         DataType::Utf8,
@@ -283,7 +289,7 @@ mod tests {
             reads: vec![],
             outputs: vec![output("a:b__c"), output("a__b:c"), output("a:b__c__provenance"), output("a:b:c")],
         };
-        let names: Vec<String> = arrow_schema(&schema).fields().iter().skip(10).map(|f| f.name().clone()).collect();
+        let names: Vec<String> = arrow_schema(&schema).fields().iter().skip(11).map(|f| f.name().clone()).collect();
         assert_eq!(names[..4], ["user", "key__Row", "key__hour", "key__key__hour"]);
         assert_eq!(names[4..6], ["a__b__c", "a__b__c__provenance"]);
         assert_eq!(names[6..8], ["a__b__c__2", "a__b__c__2__provenance"]);
