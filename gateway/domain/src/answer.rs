@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::experiment::Assignment;
-use crate::plan::{OutputSource, Plan};
+use crate::plan::Plan;
 use crate::{Cell, Column, Gathered, Provenance, Times};
 
 /// What a caller gets, whatever the encoding.
@@ -21,7 +21,7 @@ pub struct Answer {
     pub times: Vec<Times>,
     /// The arms it was computed under.
     pub assignment: Assignment,
-    /// For each of `assignment.arms`: whether anything the arm pins came out as a real value.
+    /// For each of `assignment.arms`: whether a real value came out that something the arm pins had part in.
     pub delivered: Vec<bool>,
     /// The simpler model to use instead, because too little of this answer is real.
     pub fallback_model: Option<Arc<str>>,
@@ -34,6 +34,7 @@ pub fn answer(plan: Arc<Plan>, rows: usize, assignment: Assignment, gathered: Ga
     for output in &plan.outputs {
         uses[output.slot] += 1;
     }
+    let delivered = assignment.arms.iter().map(|a| delivered(&plan, &gathered.cells, &a.arm().pins)).collect();
     let mut cells = Vec::with_capacity(plan.outputs.len());
     for output in &plan.outputs {
         uses[output.slot] -= 1;
@@ -43,7 +44,6 @@ pub fn answer(plan: Arc<Plan>, rows: usize, assignment: Assignment, gathered: Ga
         let cell = cell.unwrap_or_else(|| Cell::absent(output.of, 1, Provenance::Late));
         cells.push(spread(fill(cell, output.default.as_ref()), rows));
     }
-    let delivered = assignment.arms.iter().map(|a| delivered(&plan, &cells, &a.arm().pins)).collect();
     let fallback_model = fallback(&plan, &cells);
     Answer { plan, rows, cells, times: gathered.times, assignment, delivered, fallback_model }
 }
@@ -72,26 +72,33 @@ fn spread(cell: Cell, rows: usize) -> Cell {
     Cell { column: cell.column.broadcast(rows), provenance }
 }
 
-fn delivered(plan: &Plan, cells: &[Cell], pins: &[(Arc<str>, u32)]) -> bool {
+/// Follows what the arm pins from the slots it fills to the outputs, through every transform on the way.
+fn delivered(plan: &Plan, cells: &[Option<Cell>], pins: &[(Arc<str>, u32)]) -> bool {
     if pins.is_empty() {
         return true;
     }
-    let mut touched = false;
-    for (output, cell) in plan.outputs.iter().zip(cells) {
-        let source = match output.source {
-            OutputSource::Read(i) => &plan.reads[i].view.doc.name,
-            OutputSource::Step(i) => &plan.steps[i].transform.doc.name,
-            OutputSource::Request(_) => continue,
-        };
-        if pins.iter().any(|(name, _)| name == source) {
-            touched = true;
-            if cell.provenance.iter().any(|p| p.is_real()) {
-                return true;
-            }
+    let pinned = |source: &Arc<str>| pins.iter().any(|(name, _)| name == source);
+    let real = |slot: usize| cells[slot].as_ref().is_some_and(|c| c.provenance.iter().any(|p| p.is_real()));
+    // By slot: whether something pinned has part in it at all, and whether it came through as a real value.
+    let (mut meant, mut came) = (vec![false; plan.slots], vec![false; plan.slots]);
+    for read in plan.reads.iter().filter(|r| pinned(&r.view.doc.name)) {
+        for feature in &read.features {
+            meant[feature.slot] = true;
+            came[feature.slot] = real(feature.slot);
+        }
+    }
+    for step in &plan.steps {
+        let itself = pinned(&step.transform.doc.name);
+        let means = itself || step.inputs.iter().any(|slot| meant[*slot]);
+        let comes = itself || step.inputs.iter().any(|slot| came[*slot]);
+        for slot in &step.outputs {
+            meant[*slot] = means;
+            came[*slot] = comes && real(*slot);
         }
     }
     // An arm whose pins this service does not use has nothing to deliver here.
-    !touched
+    let any = |slots: &[bool]| plan.outputs.iter().any(|o| slots[o.slot]);
+    any(&came) || !any(&meant)
 }
 
 fn fallback(plan: &Plan, cells: &[Cell]) -> Option<Arc<str>> {

@@ -106,14 +106,21 @@ impl Value {
     }
 
     /// This value as another type, where text (TOML, JSON) has only one spelling for several types: an integer
-    /// may stand for a float or a timestamp, a double for a float, an empty list for any list.
+    /// may stand for a float or a timestamp, a double for a float that can hold it, text for bytes, an empty list
+    /// for any list.
     pub fn cast(&self, to: FeatureType) -> Option<Value> {
         Some(match (self, to) {
             (v, to) if v.feature_type() == to => v.clone(),
             (Self::I64(x), FeatureType::One(Kind::F64)) => Self::F64(*x as f64),
             (Self::I64(x), FeatureType::One(Kind::F32)) => Self::F32(*x as f32),
             (Self::I64(x), FeatureType::One(Kind::Timestamp)) => Self::Timestamp(*x),
-            (Self::F64(x), FeatureType::One(Kind::F32)) => Self::F32(*x as f32),
+            (Self::F64(x), FeatureType::One(Kind::F32)) => {
+                let narrow = *x as f32;
+                if narrow.is_infinite() && x.is_finite() {
+                    return None;
+                }
+                Self::F32(narrow)
+            }
             (Self::String(x), FeatureType::One(Kind::Bytes)) => Self::Bytes(x.as_bytes().to_vec()),
             (Self::List(_, items), FeatureType::List(kind)) => {
                 let items = items.iter().map(|i| i.cast(FeatureType::One(kind))).collect::<Option<_>>()?;
@@ -236,6 +243,18 @@ impl Column {
     /// No value at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes that the values take up.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Bool(v) => v.len(),
+            Self::I64(v) | Self::Timestamp(v) => size_of_val(v.as_slice()),
+            Self::F64(v) => size_of_val(v.as_slice()),
+            Self::F32(v) => size_of_val(v.as_slice()),
+            Self::String(b) | Self::Bytes(b) => b.data.len() + size_of_val(b.ends.as_slice()),
+            Self::List(lists) => lists.items.bytes() + size_of_val(lists.ends.as_slice()),
+        }
     }
 
     /// Appends the placeholder that stands where there is no value: false, 0, NaN-free, empty.

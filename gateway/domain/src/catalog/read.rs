@@ -39,8 +39,10 @@ pub fn read(files: &[(String, String)]) -> Result<Catalog, Vec<Mistake>> {
     let mut written = Written::default();
     let mut digest = Md5::new();
     for (name, text) in files {
-        // Lengths separate the parts: moving a line from one file to the next is another catalog.
-        for part in [name, text] {
+        // The same catalog in another folder has the same version. Lengths separate the parts: moving a line from
+        // one file to the next is another catalog.
+        let file = name.rsplit('/').next().unwrap_or(name);
+        for part in [file, text] {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -70,8 +72,7 @@ pub fn read(files: &[(String, String)]) -> Result<Catalog, Vec<Mistake>> {
     let services: Vec<Arc<Service>> =
         written.services.into_iter().filter_map(|k| service(k, &views, &names, &mistakes)).map(Arc::new).collect();
     unique(services.iter().map(|s| (&s.doc, s.doc.name.to_string())), "service", &mistakes);
-    let experiments =
-        read_experiments::read(written.layers, written.holdouts, written.experiments, &names, &mistakes);
+    let experiments = read_experiments::read(written.layers, written.holdouts, written.experiments, &names, &mistakes);
 
     if mistakes.is_empty() {
         Ok(Catalog { version: version.into(), views, transforms, services, experiments })
@@ -155,6 +156,7 @@ fn entity(mut keys: Keys<'_, '_>, mistakes: &Mistakes) -> Option<Entity> {
     if tables.is_empty() {
         mistakes.add(keys.place(), format!("{}: no join key", keys.what()));
     }
+    let written = tables.len();
     for mut key in tables {
         let name = key.required_name("name");
         let kind = required_type(&mut key).and_then(|of| match of {
@@ -173,7 +175,8 @@ fn entity(mut keys: Keys<'_, '_>, mistakes: &Mistakes) -> Option<Entity> {
         key.finish();
     }
     keys.finish();
-    Some(Entity { doc: doc?, keys: joins })
+    // Without all of its keys it would only make what reads by them look wrong.
+    Some(Entity { doc: doc?, keys: Some(joins).filter(|j| !j.is_empty() && j.len() == written)? })
 }
 
 fn view(mut keys: Keys<'_, '_>, entities: &[Arc<Entity>], names: &Names, mistakes: &Mistakes) -> Option<View> {

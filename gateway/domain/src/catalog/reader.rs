@@ -215,10 +215,11 @@ impl<'de, 'm> Keys<'de, 'm> {
         self.number(key, 0..=max.as_millis() as u64).map(Duration::from_millis)
     }
 
-    /// A list of texts.
+    /// A list of texts; `None` when one of them is none.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let items = self.array(key)?;
-        let mut texts = Vec::with_capacity(items.len());
+        let wanted = items.len();
+        let mut texts = Vec::with_capacity(wanted);
         for mut item in items {
             match item.take() {
                 ValueInner::String(s) => texts.push(s.into_owned()),
@@ -228,7 +229,7 @@ impl<'de, 'm> Keys<'de, 'm> {
                 ),
             }
         }
-        Some(texts)
+        (texts.len() == wanted).then_some(texts)
     }
 
     /// A list of names, each once.
@@ -356,7 +357,7 @@ impl<'de, 'm> Keys<'de, 'm> {
     }
 }
 
-pub(crate) fn is_name(text: &str) -> bool {
+fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')

@@ -9,6 +9,10 @@ use crate::{Blob, Cell, Column, FeatureType, Kind, Named, Provenance, Refusal, R
 /// More violations than this are not listed: the caller has understood.
 const VIOLATIONS_MAX: usize = 16;
 
+/// Most bytes that one value sent for all items may come to once it stands on every row: a kilobyte of text or a long
+/// embedding on the most items there may be, and far below the 4 GiB that a column can hold.
+const SPREAD_BYTES_MAX: usize = 32 << 20;
+
 /// A request that fits its plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
@@ -65,7 +69,14 @@ impl Plan {
             let (of, name) = (slot.feature.of, &slot.feature.name);
             let len = if slot.scope == Scope::Context { 1 } else { rows };
             let field = || format!("features.{name}");
-            let cell = match take(&mut features, name) {
+            let column = take(&mut features, name);
+            if let Some(one) =
+                column.as_ref().filter(|c| c.len() == 1 && c.bytes().saturating_mul(rows) > SPREAD_BYTES_MAX)
+            {
+                let text = format!("{} bytes on each of {rows} rows, more than {SPREAD_BYTES_MAX} in all", one.bytes());
+                return Err(Refusal::TooLarge(Violation::new(field(), text)));
+            }
+            let cell = match column {
                 // One value for an item feature holds for every item.
                 Some(column) if column.len() == len || column.len() == 1 => match coerce(column, of) {
                     Ok(column) => {
@@ -93,7 +104,7 @@ impl Plan {
         for (group, left) in [("context", &context), ("items", &items), ("features", &features)] {
             for named in left {
                 // A join key in the wrong group was already named as missing; say where it was found.
-                faults.add(format!("{group}.{}", named.name), self.unexpected(group));
+                faults.add(format!("{group}.{}", named.name), self.unexpected(group, &named.name));
             }
         }
         faults.into_result()?;
@@ -105,7 +116,9 @@ impl Plan {
         let item_features = || {
             features.iter().filter(|f| self.request.iter().any(|s| s.scope == Scope::Item && *s.feature.name == f.name))
         };
-        let first = items.first().map(|n| ("items", n)).or_else(|| item_features().next().map(|n| ("features", n)));
+        // One value of an item feature may stand for any number of items: it counts only when nothing else does.
+        let feature = || item_features().find(|n| n.column.len() != 1).or_else(|| item_features().next());
+        let first = items.first().map(|n| ("items", n)).or_else(|| feature().map(|n| ("features", n)));
         let Some((group, first)) = first else {
             // No item columns at all: a service with item keys will miss them below; one without has one row.
             return Ok(1);
@@ -126,12 +139,15 @@ impl Plan {
         Ok(rows)
     }
 
-    fn unexpected(&self, group: &str) -> String {
+    fn unexpected(&self, group: &str, name: &str) -> String {
         let mut takes: Vec<&str> = match group {
             "context" => self.keys.iter().filter(|k| k.scope == Scope::Context).map(|k| &*k.key.name).collect(),
             "items" => self.keys.iter().filter(|k| k.scope == Scope::Item).map(|k| &*k.key.name).collect(),
             _ => self.request.iter().map(|r| &*r.feature.name).collect(),
         };
+        if takes.contains(&name) {
+            return "is there twice".to_owned();
+        }
         takes.sort_unstable();
         match takes.as_slice() {
             [] => format!("unknown: the service {:?} takes no {group}", self.service),
@@ -181,7 +197,7 @@ fn coerce(column: Column, want: FeatureType) -> Result<Column, FeatureType> {
         (Column::String(Blob { ends, data }), FeatureType::One(Kind::Bytes)) => Ok(Column::Bytes(Blob { ends, data })),
         (Column::List(lists), FeatureType::List(kind)) => {
             // A list whose items are all missing has no type of its own.
-            let items = coerce(lists.items, FeatureType::One(kind))?;
+            let items = coerce(lists.items, FeatureType::One(kind)).map_err(|_| found)?;
             Ok(Column::List(Box::new(crate::Lists { ends: lists.ends, items })))
         }
         _ => Err(found),

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Plan;
-use super::resolve::Compiler;
-use crate::catalog::{Catalog, Mistake, Service};
+use super::resolve::{Compiler, no_such_version};
+use crate::catalog::{Catalog, Mistake, Place, Service};
 use crate::experiment::{Arm, Assignment, Experiment, Status};
 
 /// Most combinations of arms of one service. A plan is a few kilobytes; a thousand means layers were meant.
@@ -89,6 +89,7 @@ pub fn compile(catalog: &Catalog) -> Result<PlanSet, Vec<Mistake>> {
             Err(found) => mistakes.extend(found),
         }
     }
+    check_pins(catalog, &mut mistakes);
     check_reach(catalog, &services, &mut mistakes);
     mistakes.sort();
     mistakes.dedup();
@@ -119,7 +120,7 @@ fn compile_service(catalog: &Catalog, service: &Arc<Service>) -> Result<ServiceP
         }
     }
     let mut plans = vec![Arc::new(base)];
-    let mut mistakes = Vec::new();
+    let mut mistakes = contests(service, &digits);
     for index in 1..count {
         let arms: Vec<_> = digits
             .iter()
@@ -132,6 +133,39 @@ fn compile_service(catalog: &Catalog, service: &Arc<Service>) -> Result<ServiceP
         }
     }
     if mistakes.is_empty() { Ok(ServicePlans { digits, plans }) } else { Err(mistakes) }
+}
+
+/// Experiments of two layers can hold the same unit: what both change would silently be the later one's, while the
+/// unit counts as exposed to both.
+fn contests(service: &Service, digits: &[Digit]) -> Vec<Mistake> {
+    let changes = |digit: &Digit| -> Vec<(String, Arc<Experiment>)> {
+        let arms = digit.options.iter().map(|(experiment, arm)| (experiment, &experiment.arms[*arm]));
+        arms.flat_map(|(experiment, arm)| {
+            let pins = arm.pins.iter().map(|(name, _)| format!("the version of {name:?}"));
+            let defaults = arm.defaults.iter().map(|(feature, _)| format!("the default of {feature}"));
+            let stale = arm.max_stale.iter().map(|_| "max_stale_ms".to_owned());
+            let model = arm.model.iter().map(|_| "the model".to_owned());
+            let all = pins.chain(defaults).chain(stale).chain(model);
+            all.map(|what| (what, Arc::clone(experiment))).collect::<Vec<_>>()
+        })
+        .collect()
+    };
+    let mut taken: Vec<(String, Arc<Experiment>)> = Vec::new();
+    let mut mistakes = Vec::new();
+    for digit in digits {
+        let own = changes(digit);
+        for (what, experiment) in &own {
+            if let Some((_, other)) = taken.iter().find(|(taken, _)| taken == what) {
+                let message = format!(
+                    "experiment {:?} sets {what} in service {:?}, and so does {:?} in another layer: a unit may be in both; put them into one layer",
+                    experiment.doc.name, service.doc.name, other.doc.name
+                );
+                mistakes.push(Mistake { at: experiment.doc.at.clone(), message });
+            }
+        }
+        taken.extend(own);
+    }
+    mistakes
 }
 
 /// Whether some arm of the experiment changes what this service answers. Arms that pin nothing at all (an A/A
@@ -148,6 +182,35 @@ fn touches(experiment: &Experiment, service: &Service, base: &Plan) -> bool {
                     || base.steps.iter().any(|s| s.transform.doc.name == *name)
             }) || arm.defaults.iter().any(|(feature, _)| service.features.contains(feature))
         })
+}
+
+/// What is pinned, or gets another default, must be there: a typo would change nothing and nobody would know.
+/// Experiments that are over may name what is gone.
+fn check_pins(catalog: &Catalog, mistakes: &mut Vec<Mistake>) {
+    let mut check = |at: &Place, pins: &[(Arc<str>, u32)]| {
+        for (name, version) in pins {
+            let views = catalog.views.iter().filter(|v| v.doc.name == *name).map(|v| v.version);
+            let transforms = catalog.transforms.iter().filter(|t| t.doc.name == *name).map(|t| t.version);
+            let there: Vec<u32> = views.chain(transforms).collect();
+            let message = match there.as_slice() {
+                [] => format!("{name:?} is pinned, but no view or transform is named so"),
+                there if !there.contains(version) => no_such_version(name, *version, there),
+                _ => continue,
+            };
+            mistakes.push(Mistake { at: at.clone(), message });
+        }
+    };
+    let live =
+        || catalog.experiments.layers.iter().flat_map(|l| &l.experiments).filter(|e| e.status != Status::Stopped);
+    catalog.services.iter().for_each(|s| check(&s.doc.at, &s.pins));
+    live().for_each(|e| e.arms.iter().for_each(|arm| check(&e.doc.at, &arm.pins)));
+    for (experiment, feature) in live().flat_map(|e| e.arms.iter().flat_map(|a| &a.defaults).map(move |(f, _)| (e, f)))
+    {
+        if !catalog.services.iter().any(|s| s.features.contains(feature)) {
+            let message = format!("default of {feature}: no service answers this feature");
+            mistakes.push(Mistake { at: experiment.doc.at.clone(), message });
+        }
+    }
 }
 
 /// Running experiments that change no service at all would never assign anybody: most likely a typo.

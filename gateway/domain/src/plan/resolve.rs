@@ -17,10 +17,15 @@ pub(super) struct Compiler<'a> {
     catalog: &'a Catalog,
     service: &'a Service,
     arms: &'a [(&'a Experiment, &'a Arm)],
-    slots: HashMap<FeatureRef, Slot>,
+    /// `None` = does not resolve, which was said once.
+    slots: HashMap<FeatureRef, Option<Slot>>,
     reads: Vec<Read>,
     steps: Vec<Step>,
+    /// For each step: how many transforms run one after the other up to and with it.
+    depths: Vec<usize>,
     keys: Vec<Key>,
+    /// For each key: what first reads by it, and so says of which kind it is.
+    read_by: Vec<Option<Arc<str>>>,
     request: Vec<RequestSlot>,
     next_slot: usize,
     /// Transforms on the way from the output to here, to see cycles.
@@ -46,7 +51,9 @@ impl<'a> Compiler<'a> {
             slots: HashMap::new(),
             reads: Vec::new(),
             steps: Vec::new(),
+            depths: Vec::new(),
             keys: Vec::new(),
+            read_by: Vec::new(),
             request: Vec::new(),
             next_slot: 0,
             path: Vec::new(),
@@ -100,7 +107,8 @@ impl<'a> Compiler<'a> {
         self.mistakes.push(Mistake { at: at.clone(), message });
     }
 
-    /// The join keys of the request get their kinds from the entities of the views that read by them.
+    /// The join keys of the request, in order. What reads by a key says of which kind it is; until then, and for one
+    /// that only other arms read by, it is what the catalog says first.
     fn bind_keys(&mut self) {
         let service = self.service;
         let columns =
@@ -117,6 +125,7 @@ impl<'a> Compiler<'a> {
                 Some(key) => {
                     let key = crate::catalog::JoinKey { name: Arc::clone(name), kind: key.kind };
                     self.keys.push(Key { key, scope });
+                    self.read_by.push(None);
                 }
                 None => self.mistake(
                     &service.doc.at,
@@ -128,7 +137,7 @@ impl<'a> Compiler<'a> {
 
     fn resolve(&mut self, feature: &FeatureRef, at: &Place) -> Option<Slot> {
         if let Some(slot) = self.slots.get(feature) {
-            return Some(slot.clone());
+            return slot.clone();
         }
         let slot = if *feature.source == *FeatureRef::REQUEST {
             self.resolve_request(feature, at)
@@ -142,9 +151,9 @@ impl<'a> Compiler<'a> {
             let message = format!("{feature}: no view, transform or alias is named {:?}", feature.source);
             self.mistake(at, message);
             None
-        }?;
+        };
         self.slots.insert(feature.clone(), slot.clone());
-        Some(slot)
+        slot
     }
 
     fn resolve_request(&mut self, feature: &FeatureRef, at: &Place) -> Option<Slot> {
@@ -212,15 +221,22 @@ impl<'a> Compiler<'a> {
                 self.mistake(at, message);
                 return None;
             };
-            let sent = &self.keys[index].key;
-            if sent.kind != join.kind {
-                let message = format!(
-                    "{feature}: join key {column:?} is {} here but {} elsewhere",
-                    join.kind.name(),
-                    sent.kind.name()
-                );
-                self.mistake(at, message);
-                return None;
+            let sent = &mut self.keys[index].key;
+            match &self.read_by[index] {
+                None => {
+                    sent.kind = join.kind;
+                    self.read_by[index] = Some(Arc::clone(&feature.source));
+                }
+                Some(other) if sent.kind != join.kind => {
+                    let message = format!(
+                        "{feature}: join key {column:?} is {} here but {} in {other:?}",
+                        join.kind.name(),
+                        sent.kind.name()
+                    );
+                    self.mistake(at, message);
+                    return None;
+                }
+                Some(_) => {}
             }
             keys.push(index);
         }
@@ -266,9 +282,11 @@ impl<'a> Compiler<'a> {
     /// Depth first: whatever a transform needs is computed before it.
     fn add_step(&mut self, transform: &Arc<Transform>, at: &Place) -> Option<usize> {
         let name = &transform.doc.name;
-        if self.path.contains(name) || self.path.len() == STEPS_DEEP_MAX {
+        let circle = self.path.contains(name);
+        if circle || self.path.len() == STEPS_DEEP_MAX {
             let chain: Vec<_> = self.path.iter().chain([name]).map(|n| &**n).collect();
-            self.mistake(at, format!("transforms in a circle or too deep: {}", chain.join(" needs ")));
+            let what = if circle { "transforms in a circle" } else { "transforms too deep" };
+            self.mistake(at, format!("{what}: {}", chain.join(" needs ")));
             return None;
         }
         self.path.push(Arc::clone(name));
@@ -276,6 +294,14 @@ impl<'a> Compiler<'a> {
             transform.inputs.iter().map(|(_, feature)| self.resolve(feature, &transform.doc.at)).collect();
         self.path.pop();
         let inputs: Vec<Slot> = inputs.into_iter().collect::<Option<_>>()?;
+        // A step that an earlier output needed was not walked through again: its depth was kept.
+        let depth = 1 + inputs.iter().map(|s| self.depth(s.source)).max().unwrap_or(0);
+        if depth > STEPS_DEEP_MAX {
+            let message = format!("transforms too deep: {name:?} would be the {depth}th in a row, of {STEPS_DEEP_MAX}");
+            self.mistake(at, message);
+            return None;
+        }
+        self.depths.push(depth);
         let scope = self.widest(inputs.iter().map(|s| s.scope));
         let first = self.next_slot;
         self.next_slot += transform.outputs.len();
@@ -286,6 +312,13 @@ impl<'a> Compiler<'a> {
             scope,
         });
         Some(self.steps.len() - 1)
+    }
+
+    fn depth(&self, source: OutputSource) -> usize {
+        match source {
+            OutputSource::Step(step) => self.depths[step],
+            OutputSource::Read(_) | OutputSource::Request(_) => 0,
+        }
     }
 
     fn widest(&self, mut scopes: impl Iterator<Item = Scope>) -> Scope {
@@ -312,14 +345,12 @@ impl<'a> Compiler<'a> {
         if let Some(found) = found {
             return Some(Arc::clone(found));
         }
-        let there: Vec<_> = versions.iter().map(|t| id(t).1.to_string()).collect();
+        let there: Vec<_> = versions.iter().map(|t| id(t).1).collect();
         let (at, message) = match wanted {
-            Some((version, at)) => {
-                (at, format!("{name:?} is pinned to version {version}, but there is only {}", there.join(", ")))
-            }
+            Some((version, at)) => (at, no_such_version(name, version, &there)),
             None => (
                 at,
-                format!("{name:?} has versions {}: pin one in service {:?}", there.join(", "), self.service.doc.name),
+                format!("{name:?} has versions {}: pin one in service {:?}", listed(&there), self.service.doc.name),
             ),
         };
         let at = at.clone();
@@ -340,4 +371,12 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+pub(super) fn no_such_version(name: &str, version: u32, there: &[u32]) -> String {
+    format!("{name:?} is pinned to version {version}, but there is only {}", listed(there))
+}
+
+fn listed(versions: &[u32]) -> String {
+    versions.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
