@@ -2,6 +2,7 @@
 //! stdout, what went wrong to stderr.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value as Json, json};
@@ -23,17 +24,35 @@ const EX_USAGE: u8 = 2;
 
 /// Serves until SIGTERM or Ctrl-C; the second one leaves at once.
 pub async fn serve(args: Serve) -> ExitCode {
-    let config = match Config::load(&args.config, args.doors.over(args.store)) {
+    let config = match settings(&args.config, args.doors.over(args.store)) {
         Ok(config) => config,
         Err(mistakes) => return wrong_config(&mistakes),
     };
-    match App::start(config).await {
+    let mut stop = std::pin::pin!(told_to_stop());
+    let started = tokio::select! {
+        // Signals first: from the moment anything is open, being told to stop closes it in order.
+        biased;
+        () = &mut stop => return ExitCode::SUCCESS,
+        started = App::start(config) => started,
+    };
+    match started {
         Ok(app) => {
-            app.run_until(told_to_stop()).await;
+            app.run_until(stop).await;
             ExitCode::SUCCESS
         }
         Err(error) => failed_start(&error),
     }
+}
+
+/// Reads the settings; when they are wrong, what is wrong in the catalog beside them is listed too.
+pub(crate) fn settings(dir: &Path, overrides: Overrides) -> Result<Config, Vec<Mistake>> {
+    Config::load(dir, overrides).map_err(|mut mistakes| {
+        // Where there is no folder at all, that is the one mistake.
+        if dir.is_dir() {
+            mistakes.extend(snapshot::catalog(dir).err().into_iter().flatten());
+        }
+        mistakes
+    })
 }
 
 /// Resolves when the process is told to stop. From then on a second signal ends it without waiting.
@@ -60,7 +79,7 @@ pub(crate) async fn told_to_stop() {
 
 /// Checks a configuration as a whole, transforms included.
 pub fn check(args: &Check) -> ExitCode {
-    let checked = Config::load(&args.config, Overrides::default()).and_then(|config| {
+    let checked = settings(&args.config, Overrides::default()).and_then(|config| {
         let engine = Engine::new(weir_transform::Settings::default()).map_err(|e| engine_mistake(&args.config, &e))?;
         let checked = snapshot::check(&config.dir, &engine)?;
         if config.store == StoreUrl::Embedded {
@@ -103,7 +122,7 @@ pub fn check(args: &Check) -> ExitCode {
     }
 }
 
-fn engine_mistake(dir: &std::path::Path, error: &weir_transform::EngineError) -> Vec<Mistake> {
+fn engine_mistake(dir: &Path, error: &weir_transform::EngineError) -> Vec<Mistake> {
     let at = weir_domain::catalog::Place { file: dir.display().to_string().into(), line: 1 };
     vec![Mistake { at, message: format!("cannot start the Wasm engine: {}", chain(error)) }]
 }
@@ -111,7 +130,7 @@ fn engine_mistake(dir: &std::path::Path, error: &weir_transform::EngineError) ->
 /// Loads the views' files into Redis.
 pub async fn load(args: Load) -> ExitCode {
     let overrides = Overrides { store: args.store, ..Overrides::default() };
-    let read = Config::load(&args.config, overrides).and_then(|config| Ok((snapshot::catalog(&config.dir)?, config)));
+    let read = settings(&args.config, overrides).and_then(|config| Ok((snapshot::catalog(&config.dir)?, config)));
     let (catalog, config) = match read {
         Ok(read) => read,
         Err(mistakes) => return wrong_config(&mistakes),
@@ -195,14 +214,14 @@ pub fn plugin(command: &Plugin) -> ExitCode {
     }
 }
 
-fn pack(module: &std::path::Path, output: &std::path::Path) -> Result<String, String> {
+fn pack(module: &Path, output: &Path) -> Result<String, String> {
     let core = std::fs::read(module).map_err(|e| format!("{}: {e}", module.display()))?;
     let component = weir_transform::pack(&core).map_err(|e| format!("{}: {}", module.display(), chain(&e)))?;
     std::fs::write(output, &component).map_err(|e| format!("{}: {e}", output.display()))?;
     Ok(format!("{} {} bytes {}", output.display(), component.len(), weir_transform::digest(&component)))
 }
 
-fn show(component: &std::path::Path) -> Result<String, String> {
+fn show(component: &Path) -> Result<String, String> {
     let bytes = std::fs::read(component).map_err(|e| format!("{}: {e}", component.display()))?;
     let engine = Engine::new(weir_transform::Settings::default()).map_err(|e| chain(&e))?;
     let plugin = engine.load(&bytes).map_err(|e| format!("{}: {}", component.display(), chain(&e)))?;

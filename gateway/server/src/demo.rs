@@ -18,8 +18,7 @@ use weir_proto::v1::feature_service_client::FeatureServiceClient;
 
 use crate::app::App;
 use crate::cli::Demo;
-use crate::commands::{complain, failed_start, say, told_to_stop, wrong_config};
-use crate::config::Config;
+use crate::commands::{complain, failed_start, say, settings, told_to_stop, wrong_config};
 use crate::load::progress;
 use crate::snapshot::chain;
 
@@ -30,7 +29,7 @@ const CALLERS: usize = 8;
 
 /// Runs the demo.
 pub async fn run(args: Demo) -> ExitCode {
-    let config = match Config::load(&args.config, args.doors.over(None)) {
+    let config = match settings(&args.config, args.doors.over(None)) {
         Ok(config) => config,
         Err(mistakes) => return wrong_config(&mistakes),
     };
@@ -47,11 +46,17 @@ pub async fn run(args: Demo) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let app = match App::start(config).await {
+    let mut stop = std::pin::pin!(told_to_stop());
+    let started = tokio::select! {
+        // Signals first: from the moment anything is open, being told to stop closes it in order.
+        biased;
+        () = &mut stop => return ExitCode::SUCCESS,
+        started = App::start(config) => started,
+    };
+    let app = match started {
         Ok(app) => app,
         Err(error) => return failed_start(&error),
     };
-    let mut stop = std::pin::pin!(told_to_stop());
     let replayed = tokio::select! {
         () = &mut stop => None,
         replayed = replay(app.listen(), flights) => Some(replayed),

@@ -3,7 +3,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
@@ -27,6 +32,8 @@ use crate::http::{self, BODY_BYTES_MAX};
 
 /// A caller that has not sent its headers by then is a slow-loris or gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// What every HTTP/2 connection begins with. Until it is told apart from HTTP/1 no timeout of either applies.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
 const STREAMS_MAX: u32 = 256;
 /// Bytes of headers of one request.
@@ -115,11 +122,65 @@ fn connect(stream: TcpStream, server: &auto::Builder<TokioExecutor>, router: &Ro
         let router = router.clone();
         async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
     });
+    let heard = Arc::new(AtomicUsize::new(0));
+    let stream = Counted { stream, heard: Arc::clone(&heard) };
     let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
     let watched = connections.watch(connection);
     tokio::spawn(async move {
-        if let Err(error) = watched.await {
-            tracing::debug!(%error, "a connection ended badly");
+        tokio::select! {
+            ended = watched => if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended badly");
+            },
+            () = silence(&heard) => tracing::debug!("a connection was closed: nothing to answer came over it"),
         }
     });
+}
+
+/// Resolves after the header timeout if too little was heard to know the protocol, else never.
+async fn silence(heard: &AtomicUsize) {
+    tokio::time::sleep(HEADER_TIMEOUT).await;
+    if heard.load(Ordering::Relaxed) >= PREFACE.len() {
+        std::future::pending().await
+    }
+}
+
+/// A stream that counts the bytes read from it.
+struct Counted {
+    stream: TcpStream,
+    heard: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.heard.fetch_add(buf.filled().len() - before, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -37,7 +37,18 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/services/{name}", get(service))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(Arc::clone(&gateway), refuse_announced))
         .with_state(gateway)
+}
+
+/// Refuses a body that announces itself as too large before a byte of it is read: the limit above counts what
+/// has come, and would wait for it.
+async fn refuse_announced(State(gateway): App, request: Request, next: Next) -> Response {
+    if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
+        refused(&gateway, &too_large())
+    } else {
+        next.run(request).await
+    }
 }
 
 /// Notes when a request's headers were seen: reading the body is on the caller's clock too.
@@ -165,11 +176,15 @@ fn describe(service: &Service, plan: &weir_domain::plan::Plan) -> Json {
 fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
     body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Refusal::TooLarge(Violation::new("body", format!("more than the {BODY_BYTES_MAX} bytes of one request")))
+            too_large()
         } else {
             Refusal::Invalid(vec![Violation::new("body", rejection.body_text())])
         }
     })
+}
+
+fn too_large() -> Refusal {
+    Refusal::TooLarge(Violation::new("body", format!("more than the {BODY_BYTES_MAX} bytes of one request")))
 }
 
 fn refused(gateway: &Gateway, refusal: &Refusal) -> Response {

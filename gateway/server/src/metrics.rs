@@ -179,14 +179,17 @@ impl prometheus_client::collector::Collector for Facts {
                 Kind::Gauge => prometheus_client::metrics::MetricType::Gauge,
             };
             let mut metric = encoder.encode_descriptor(fact.name, fact.help, None, kind)?;
-            for (label, value) in &fact.points {
-                let encode = |m: prometheus_client::encoding::MetricEncoder<'_>| match fact.kind {
-                    Kind::Counter => ConstCounter::new(*value).encode(m),
-                    Kind::Gauge => ConstGauge::new(*value).encode(m),
-                };
-                match label {
-                    Some(label) => encode(metric.encode_family(&[*label])?)?,
-                    None => encode(metric.encode_family(&[("", ""); 0])?)?,
+            let encode = |m: prometheus_client::encoding::MetricEncoder<'_>, value: u64| match fact.kind {
+                Kind::Counter => ConstCounter::new(value).encode(m),
+                Kind::Gauge => ConstGauge::new(value).encode(m),
+            };
+            match fact.points.as_slice() {
+                // No family: one without labels is written `name{}`.
+                [(None, value)] => encode(metric, *value)?,
+                points => {
+                    for (label, value) in points {
+                        encode(metric.encode_family(&label.as_slice())?, *value)?;
+                    }
                 }
             }
         }

@@ -28,6 +28,7 @@ pub struct Setup {
     dir: TempDir,
     store: Option<StoreUrl>,
     journal: Option<PathBuf>,
+    env: Vec<(&'static str, String)>,
 }
 
 impl Setup {
@@ -36,7 +37,7 @@ impl Setup {
     pub fn demo() -> Self {
         Self::hasty().edit("catalog/services.toml", "budget_ms = 25", "budget_ms = 10000").edit(
             "catalog/transforms.toml",
-            "time_limit_ms = 2",
+            "time_limit_ms = 10",
             "time_limit_ms = 5000",
         )
     }
@@ -54,11 +55,17 @@ impl Setup {
             "namespace = \"flights\"\nas_of = \"2013-12-01T05:00:00Z\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n",
         )
         .expect("write weir.toml");
-        Self { dir, store: None, journal: None }
+        Self { dir, store: None, journal: None, env: Vec::new() }
     }
 
     pub fn store(mut self, url: &str) -> Self {
         self.store = Some(StoreUrl::parse(url).expect("a store"));
+        self
+    }
+
+    /// Sets a variable in the environment of processes.
+    pub fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.env.push((name, value.to_owned()));
         self
     }
 
@@ -120,6 +127,7 @@ impl Setup {
     fn command(&self, command: &str, args: &[&str]) -> Command {
         let mut weir = Command::new(env!("CARGO_BIN_EXE_weir"));
         weir.arg(command).arg("--config").arg(self.dir.path()).args(args).env_remove("RUST_LOG").stdin(Stdio::null());
+        weir.envs(self.env.iter().map(|(name, value)| (name, value)));
         weir
     }
 
