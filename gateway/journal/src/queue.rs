@@ -63,7 +63,7 @@ impl Queue {
         let made = || -> io::Result<MmapRaw> {
             file.try_lock().map_err(io::Error::from)?;
             fallocate(&file, FallocateFlags::empty(), 0, PAGE + capacity)?;
-            MmapOptions::new().populate().map_raw(&file)
+            MmapOptions::new().map_raw(&file)
         };
         let map = match made() {
             Ok(map) => map,

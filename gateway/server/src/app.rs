@@ -93,7 +93,7 @@ impl App {
         let ready = Arc::new(AtomicBool::new(true));
         let (listen, admin) = (local(&public, config.listen), local(&operators, config.admin));
         let reloader = Arc::new(Reloader::new(config.clone(), engine, Arc::clone(&gateway)));
-        let public_routes = doors::public(&gateway);
+        let public_routes = doors::public(&gateway).await;
         let admin_routes = admin::routes(Admin { reloader: Arc::clone(&reloader), ready: Arc::clone(&ready) });
         let public_door = tokio::spawn(doors::serve(public, public_routes, until(Stage::Draining), config.drain));
         let admin_door = tokio::spawn(doors::serve(operators, admin_routes, until(Stage::Drained), config.drain));

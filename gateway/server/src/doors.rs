@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -32,6 +33,8 @@ use crate::http::{self, BODY_BYTES_MAX};
 
 /// A caller that has not sent its headers by then is a slow-loris or gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than any budget: a request that takes this long is one whose body never comes.
+const REQUEST_MAX: Duration = Duration::from_secs(75);
 /// What every HTTP/2 connection begins with. Until it is told apart from HTTP/1 no timeout of either applies.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
@@ -49,11 +52,11 @@ const PENDING_RESETS_MAX: usize = 100;
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Everything callers may ask.
-pub(crate) fn public(gateway: &Arc<Gateway>) -> Router {
+pub(crate) async fn public(gateway: &Arc<Gateway>) -> Router {
     let grpc = Grpc(Arc::clone(gateway));
     let features = FeatureServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
     let experiments = ExperimentServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
-    let health = HealthServer::new(HealthService::from_health_reporter(serving()));
+    let health = HealthServer::new(HealthService::from_health_reporter(serving().await));
     let mut routes = Routes::default().add_service(features).add_service(experiments).add_service(health);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -67,9 +70,13 @@ pub(crate) fn public(gateway: &Arc<Gateway>) -> Router {
     http::with_arrival(http::routes(Arc::clone(gateway)).merge(routes.into_axum_router()))
 }
 
-/// gRPC health: the whole server ("") serves from the start. While it leaves it takes no connection that could ask.
-fn serving() -> HealthReporter {
-    HealthReporter::new()
+/// gRPC health: the whole server ("") and each service serve from the start. While it leaves it takes no
+/// connection that could ask.
+async fn serving() -> HealthReporter {
+    let reporter = HealthReporter::new();
+    reporter.set_serving::<FeatureServiceServer<Grpc>>().await;
+    reporter.set_serving::<ExperimentServiceServer<Grpc>>().await;
+    reporter
 }
 
 /// Takes connections until `stop`, then lets those under way end within `drain`. Returns how many did not.
@@ -120,7 +127,13 @@ fn connect(stream: TcpStream, server: &auto::Builder<TokioExecutor>, router: &Ro
     let router = router.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        async move {
+            let answer = tokio::time::timeout(REQUEST_MAX, router.oneshot(request)).await;
+            Ok::<_, Infallible>(match answer {
+                Ok(answer) => answer.unwrap_or_else(|never| match never {}),
+                Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+            })
+        }
     });
     let heard = Arc::new(AtomicUsize::new(0));
     let stream = Counted { stream, heard: Arc::clone(&heard) };
