@@ -1,4 +1,5 @@
 //! The answer: defaults, rows, what was delivered and when to fall back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod common;
 

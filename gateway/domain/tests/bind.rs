@@ -1,4 +1,5 @@
 //! Binding: a request either fits its plan or is refused with every field that does not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod common;
 

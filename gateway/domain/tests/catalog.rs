@@ -1,4 +1,5 @@
 //! Reading the catalog: what is right reads, and everything that is wrong is said at its place, once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! A case is written as an edit of the good catalog: what is there (`-`), what stands there instead (`+`), and the
 //! mistake (`=`) that is expected on the line marked `# here`, and no other. `\n` is a line end.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod common;
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
@@ -143,7 +143,7 @@ impl Journal {
 
     /// When it returns, everything recorded before is in Parquet, and so is what earlier runs left behind.
     pub fn seal(&self) -> Result<(), SealError> {
-        let (reply, answer) = channel();
+        let (reply, answer) = sync_channel(1);
         {
             let mut inbox = self.shared.inbox();
             if inbox.ended {
@@ -167,7 +167,7 @@ impl Journal {
     }
 
     fn end(&mut self) -> Result<(), SealError> {
-        let (reply, answer) = channel();
+        let (reply, answer) = sync_channel(1);
         {
             let mut inbox = self.shared.inbox();
             inbox.closing = true;

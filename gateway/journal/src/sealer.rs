@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub enum SealError {
 }
 
 /// Where somebody waits to hear that everything before is sealed.
-pub(crate) type Reply = Sender<Result<(), SealError>>;
+pub(crate) type Reply = SyncSender<Result<(), SealError>>;
 
 /// What the sealing thread is to do, in order.
 #[derive(Debug)]

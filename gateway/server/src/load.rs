@@ -135,7 +135,7 @@ pub(crate) async fn into_redis(
     url: &str,
     only: &[String],
 ) -> Result<Vec<(String, u64)>, Box<dyn std::error::Error>> {
-    for name in only.iter().filter(|n| !catalog.views.iter().any(|v| *v.doc.name == ***n)) {
+    if let Some(name) = only.iter().find(|n| !catalog.views.iter().any(|v| *v.doc.name == ***n)) {
         return Err(format!("there is no view named {name:?}").into());
     }
     let mut loader = Loader::connect(url).await?;

@@ -13,6 +13,9 @@ use weir_transform::{Engine, Runner};
 
 use crate::config::unreadable;
 
+/// Runners by transform and version.
+type Runners = HashMap<(Arc<str>, u32), Arc<Runner>>;
+
 /// Everything a request is answered from.
 pub struct Snapshot {
     /// As written and checked.
@@ -21,7 +24,7 @@ pub struct Snapshot {
     pub plans: PlanSet,
     /// Where features are read.
     pub store: Arc<Store>,
-    runners: HashMap<(Arc<str>, u32), Arc<Runner>>,
+    runners: Runners,
 }
 
 impl Snapshot {
@@ -48,7 +51,7 @@ pub struct Checked {
     pub catalog: Catalog,
     /// As compiled.
     pub plans: PlanSet,
-    runners: HashMap<(Arc<str>, u32), Arc<Runner>>,
+    runners: Runners,
 }
 
 /// Reads, compiles and loads everything below `dir`, or lists every mistake at once.
@@ -93,11 +96,7 @@ fn files(dir: &Path) -> Result<Vec<(String, String)>, Vec<Mistake>> {
     if mistakes.is_empty() { Ok(files) } else { Err(mistakes) }
 }
 
-fn load_transforms(
-    dir: &Path,
-    engine: &Engine,
-    catalog: &Catalog,
-) -> Result<HashMap<(Arc<str>, u32), Arc<Runner>>, Vec<Mistake>> {
+fn load_transforms(dir: &Path, engine: &Engine, catalog: &Catalog) -> Result<Runners, Vec<Mistake>> {
     let mut runners = HashMap::new();
     let mut mistakes = Vec::new();
     for transform in &catalog.transforms {

@@ -1,4 +1,5 @@
 //! What callers get from the demo's catalog, over both protocols.
+#![allow(clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod harness;
 

@@ -1,4 +1,5 @@
 //! Traces reach a collector, as children of the caller's own span.
+#![allow(clippy::expect_used, clippy::panic, reason = "a failed expectation is a failed test")]
 
 mod harness;
 
@@ -15,7 +16,8 @@ type Received = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 /// A collector that keeps what it is sent and says yes: an empty `ExportTraceServiceResponse`.
 async fn export(State(received): State<Received>, uri: Uri, body: Bytes) -> Response {
     received.lock().expect("received").push((uri.path().to_owned(), body.to_vec()));
-    (StatusCode::OK, [("content-type", "application/grpc"), ("grpc-status", "0")], Bytes::from_static(&[0; 5])).into_response()
+    (StatusCode::OK, [("content-type", "application/grpc"), ("grpc-status", "0")], Bytes::from_static(&[0; 5]))
+        .into_response()
 }
 
 // The collector must go on while this test waits for the process.

@@ -1,6 +1,7 @@
 //! A gateway for a test: the real app over a copy of the demo in a folder of its own, on free ports, in this
 //! process ([`Setup::start`]) or in one of its own that can be killed ([`Setup::spawn`]).
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses another part of it")]
+#![allow(clippy::disallowed_methods, reason = "waiting for a process is looking again after a while, with a limit")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};

@@ -2,6 +2,7 @@
 //! Knows nothing of this crate, so other crates' tests can include it by path.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses another part of it")]
+#![allow(clippy::disallowed_methods, reason = "waiting for a process is looking again after a while, with a limit")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
