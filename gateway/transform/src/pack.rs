@@ -32,7 +32,7 @@ pub fn pack(core: &[u8]) -> Result<Vec<u8>, PackError> {
     let component = ComponentEncoder::default()
         .validate(true)
         .module(core)
-        .and_then(|encoder| encoder.encode())
+        .and_then(|mut encoder| encoder.encode())
         .map_err(|error| PackError::Module(format!("{error:#}")))?;
     let exported = exports(&component);
     match EXPORTS.into_iter().find(|name| !exported.iter().any(|e| e == name)) {
