@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check plugins setup-redis setup-python
+.PHONY: help demo test check bench plugins setup-redis setup-python
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
 PYTHON_ENV := target/py
@@ -30,6 +30,10 @@ check: setup-redis setup-python plugins ## What a change must pass: format, lint
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --locked check
 	$(MAKE) test
+
+bench: setup-redis setup-python plugins ## Measure the gateway against its floors (two cores, h2load)
+	cargo build --release --locked -p weir -p weir-loadtest
+	$(PYTHON_ENV)/bin/python loadtest/bench.py
 
 plugins: ## Build the example transforms into the demo
 	plugins/build.sh $(COMPONENTS) crosswind delay_risk_v1 delay_risk_v2

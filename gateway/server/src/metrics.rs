@@ -1,5 +1,5 @@
 //! Every metric the gateway exports, in one place: what is counted per request here, what the store and the
-//! journal count themselves in [`scrape`].
+//! journal count themselves in `scrape`.
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
