@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench plugins setup-redis setup-python
+.PHONY: help demo test check bench plugins setup-redis setup-h2load setup-python
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
 PYTHON_ENV := target/py
@@ -31,7 +31,7 @@ check: setup-redis setup-python plugins ## What a change must pass: format, lint
 	cargo deny --locked check
 	$(MAKE) test
 
-bench: setup-redis setup-python plugins ## Measure the gateway against its floors (two cores, h2load)
+bench: setup-redis setup-h2load setup-python plugins ## Measure the gateway against its floors (two cores, h2load)
 	cargo build --release --locked -p weir -p weir-loadtest
 	$(PYTHON_ENV)/bin/python loadtest/bench.py
 
@@ -39,7 +39,10 @@ plugins: ## Build the example transforms into the demo
 	plugins/build.sh $(COMPONENTS) crosswind delay_risk_v1 delay_risk_v2
 
 setup-redis:
-	@deploy/setup-redis.sh
+	@deploy/setup-tool.sh redis-server redis-server
+
+setup-h2load:
+	@deploy/setup-tool.sh h2load nghttp2-client
 
 setup-python: $(PYTHON_ENV)/.ready
 
