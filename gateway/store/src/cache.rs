@@ -6,6 +6,7 @@
 //! the catalog and time can stand still in tests. Moka only keeps the total in bounds: entries past their time
 //! are evicted like any that nobody asks for.
 
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hashbrown::DefaultHashBuilder;
 use tokio::time::Instant;
 use weir_domain::catalog::View;
 
+use crate::front::Front;
 use crate::row::Row;
 
 /// What an entry costs beside its key and its row: moka's own nodes, two reference counts and the entry.
@@ -56,6 +58,8 @@ pub(crate) enum Look {
 
 pub(crate) struct Cache {
     entries: moka::sync::Cache<Bytes, Entry, DefaultHashBuilder>,
+    front: Front,
+    hasher: DefaultHashBuilder,
 }
 
 impl Cache {
@@ -65,12 +69,13 @@ impl Cache {
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         let builder = moka::sync::Cache::builder().max_capacity(settings.capacity_bytes).weigher(weigh);
-        Self { entries: builder.build_with_hasher(hasher) }
+        let front = Front::new(settings.capacity_bytes);
+        Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher }
     }
 
     /// What is known about `key` of `view`; nothing older than `max_stale` counts.
     pub(crate) fn look(&self, key: &[u8], view: &View, max_stale: Option<Duration>, now: Instant) -> Look {
-        let Some(entry) = self.entries.get(key) else { return Look::Nothing };
+        let Some(entry) = self.entry(key, now) else { return Look::Nothing };
         let age = now.saturating_duration_since(entry.read_at);
         if max_stale.is_some_and(|max| age > max) {
             return Look::Nothing;
@@ -91,6 +96,16 @@ impl Cache {
         }
     }
 
+    fn entry(&self, key: &[u8], now: Instant) -> Option<Entry> {
+        let hash = self.hasher.hash_one(key);
+        if let Some(copy) = self.front.get(hash, key, now) {
+            return Some(copy);
+        }
+        let entry = self.entries.get(key)?;
+        self.front.put(hash, key, &entry, now);
+        Some(entry)
+    }
+
     /// Keeps what the store said. The caller has checked that a row is a row of its view.
     pub(crate) fn keep(&self, key: &Bytes, view: &View, entry: Entry) {
         let limits = view.cache;
@@ -104,6 +119,7 @@ impl Cache {
             // What was known before is no longer what the store says.
             self.entries.invalidate(key);
         }
+        self.front.forget(self.hasher.hash_one(&key[..]));
     }
 
     /// Bytes held, as weighed; moka updates it now and then.

@@ -12,6 +12,7 @@ mod decode;
 mod embedded;
 mod fetch;
 mod flight;
+mod front;
 mod key;
 mod lane;
 mod load;
