@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench plugins setup-redis setup-h2load setup-python
+.PHONY: help demo test check advisories bench plugins setup-redis setup-h2load setup-python
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
 PYTHON_ENV := target/py
@@ -28,8 +28,12 @@ check: setup-redis setup-python plugins ## What a change must pass: format, lint
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	cargo deny --locked check
+	cargo deny --locked check bans licenses sources
 	$(MAKE) test
+
+advisories: ## Look for known vulnerabilities (asks the advisory database on the net)
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check advisories
 
 bench: setup-redis setup-h2load setup-python plugins ## Measure the gateway against its floors (two cores, h2load)
 	cargo build --release --locked -p weir -p weir-loadtest
