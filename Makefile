@@ -8,22 +8,25 @@ SHELL := /bin/bash
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
 PYTHON_ENV := target/py
 COMPONENTS := deploy/demo/plugins
+EXAMPLES := crosswind delay_risk_v1 delay_risk_v2
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: setup-python ## Build everything and serve real flights (Ctrl-C ends it)
-	cargo build --release --locked -p weir -p weir-transform
-	WEIR_PACK=target/release/weir-pack plugins/build.sh $(COMPONENTS) crosswind delay_risk_v1 delay_risk_v2
+	cargo build --release --locked -p weir
+	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) $(EXAMPLES)
 	target/release/weir demo
 
-test: setup-redis setup-python plugins ## Run every test
+test: setup-redis setup-python ## Run every test
+	cargo test --locked --workspace --no-run
+	WEIR_PACK=target/debug/weir plugins/build.sh $(COMPONENTS) $(EXAMPLES)
 	cargo test --locked --workspace
 	cargo test --locked --manifest-path plugins/Cargo.toml
 # Filling a disk takes a file system of its own, and mounting one takes root.
-	if [ "$$(id -u)" = 0 ]; then cargo test --locked -p weir-journal --test crash -- --ignored a_full_disk; fi
+	if [ "$$(id -u)" = 0 ]; then cargo test --locked --workspace --test crash -- --ignored a_full_disk; fi
 
-check: setup-redis setup-python plugins ## What a change must pass: format, lints, docs, licences, tests
+check: ## What a change must pass: format, lints, docs, licences, tests
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
@@ -35,12 +38,13 @@ advisories: ## Look for known vulnerabilities (asks the advisory database on the
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --locked check advisories
 
-bench: setup-redis setup-h2load setup-python plugins ## Measure the gateway against its floors (two cores, h2load)
+bench: setup-redis setup-h2load setup-python ## Measure the gateway against its floors (two cores, h2load)
 	cargo build --release --locked -p weir -p weir-loadtest
+	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) $(EXAMPLES)
 	$(PYTHON_ENV)/bin/python loadtest/bench.py
 
 plugins: ## Build the example transforms into the demo
-	plugins/build.sh $(COMPONENTS) crosswind delay_risk_v1 delay_risk_v2
+	plugins/build.sh $(COMPONENTS) $(EXAMPLES)
 
 setup-redis:
 	@deploy/setup-tool.sh redis-server redis-server

@@ -4,7 +4,7 @@
 #     plugins/build.sh OUT_DIR [CRATE…]
 #
 # Without crates, all of them. The same sources and toolchain give the same bytes on every machine. Run
-# again it does only what changed. WEIR_PACK names a packer (`weir-pack`); without it one is built.
+# again it does only what changed. WEIR_PACK names a packer, `weir` itself or `weir-pack`; without it one is built.
 set -euo pipefail
 
 [[ $# -ge 1 ]] || { echo "usage: plugins/build.sh OUT_DIR [CRATE…]" >&2; exit 2; }
@@ -44,11 +44,16 @@ if [[ -z "${WEIR_PACK:-}" ]]; then
     WEIR_PACK="${CARGO_TARGET_DIR:-$here/../target}/debug/weir-pack"
 fi
 
+case "${WEIR_PACK##*/}" in
+    weir) pack=("$WEIR_PACK" plugin pack) ;;
+    *) pack=("$WEIR_PACK") ;;
+esac
+
 for crate in "${crates[@]}"; do
     core="$here/target/$target/release/$crate.wasm"
     component="$out/$crate.wasm"
     # The packer too: a new one may pack differently.
     if [[ ! -e "$component" || "$core" -nt "$component" || "$WEIR_PACK" -nt "$component" ]]; then
-        "$WEIR_PACK" "$core" -o "$component"
+        "${pack[@]}" "$core" -o "$component"
     fi
 done

@@ -96,7 +96,8 @@ impl App {
         let public_routes = doors::public(&gateway).await;
         let admin_routes = admin::routes(Admin { reloader: Arc::clone(&reloader), ready: Arc::clone(&ready) });
         let public_door = tokio::spawn(doors::serve(public, public_routes, until(Stage::Draining), config.drain));
-        let admin_door = tokio::spawn(doors::serve(operators, admin_routes, until(Stage::Drained), config.drain));
+        let admin_door =
+            tokio::spawn(doors::serve(operators, admin_routes.into(), until(Stage::Drained), config.drain));
         let watcher = tokio::spawn(reloader.watch());
         tracing::info!(%listen, %admin, catalog_version = &*gateway.snapshot().catalog.version, "serving");
         Ok(Self { gateway, config, listen, admin, ready, stop, public_door, admin_door, watcher })

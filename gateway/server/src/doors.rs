@@ -11,18 +11,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 use weir_proto::encoded::FeatureServiceServer;
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
@@ -30,6 +32,7 @@ use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
 use crate::gateway::Gateway;
 use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
+use crate::timeout::ArrivedAt;
 
 /// A caller that has not sent its headers by then is a slow-loris or gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +40,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_MAX: Duration = Duration::from_secs(75);
 /// What every HTTP/2 connection begins with. Until it is told apart from HTTP/1 no timeout of either applies.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The path of `weir.v1.FeatureService/GetFeatures`.
+const GET_FEATURES: &str = "/weir.v1.FeatureService/GetFeatures";
 /// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
 const STREAMS_MAX: u32 = 256;
 /// Bytes of headers of one request.
@@ -51,13 +56,47 @@ const PENDING_RESETS_MAX: usize = 100;
 /// Pause after a failed accept: without free file descriptors the next one fails too.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
+/// What lies behind a port.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// The call that everybody makes all the time; it is not sent through the router.
+    features: Option<FeatureServiceServer<Grpc>>,
+    routes: Router,
+}
+
+impl From<Router> for Door {
+    fn from(routes: Router) -> Self {
+        Self { features: None, routes }
+    }
+}
+
+impl Door {
+    async fn answer(self, mut request: Request<Incoming>) -> Response {
+        // Reading the body is on the caller's clock too.
+        request.extensions_mut().insert(ArrivedAt(Instant::now()));
+        let answered = async {
+            match self.features {
+                Some(mut features) if request.uri().path() == GET_FEATURES => {
+                    features.call(request).await.map(|response| response.map(Body::new))
+                }
+                _ => self.routes.oneshot(request).await,
+            }
+        };
+        match tokio::time::timeout(REQUEST_MAX, answered).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+        }
+    }
+}
+
 /// Everything callers may ask.
-pub(crate) async fn public(gateway: &Arc<Gateway>) -> Router {
+pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     let grpc = Grpc(Arc::clone(gateway));
     let features = FeatureServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
     let experiments = ExperimentServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
     let health = HealthServer::new(HealthService::from_health_reporter(serving().await));
-    let mut routes = Routes::default().add_service(features).add_service(experiments).add_service(health);
+    let mut routes = Routes::default().add_service(features.clone()).add_service(experiments).add_service(health);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -67,7 +106,7 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Router {
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         routes = routes.add_service(v1).add_service(v1alpha);
     }
-    http::with_arrival(http::routes(Arc::clone(gateway)).merge(routes.into_axum_router()))
+    Door { features: Some(features), routes: http::routes(Arc::clone(gateway)).merge(routes.into_axum_router()) }
 }
 
 /// gRPC health: the whole server ("") and each service serve from the start. While it leaves it takes no
@@ -79,8 +118,8 @@ async fn serving() -> HealthReporter {
     reporter
 }
 
-/// Takes connections until `stop`, then lets those under way end within `drain`. Returns how many did not.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>, drain: Duration) {
+/// Takes connections until `stop`, then lets those under way end within `drain`.
+pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<Output = ()>, drain: Duration) {
     let server = server();
     let connections = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -90,7 +129,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: impl Futu
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => connect(stream, &server, &router, &connections),
+            Ok((stream, _)) => connect(stream, &server, &door, &connections),
             Err(error) => {
                 // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -116,25 +155,19 @@ fn server() -> auto::Builder<TokioExecutor> {
         .max_send_buf_size(SEND_BUFFER_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .adaptive_window(true);
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     server
 }
 
-fn connect(stream: TcpStream, server: &auto::Builder<TokioExecutor>, router: &Router, connections: &GracefulShutdown) {
+fn connect(stream: TcpStream, server: &auto::Builder<TokioExecutor>, door: &Door, connections: &GracefulShutdown) {
     // Replies are whole messages: waiting for more would only cost the budget.
     let _ = stream.set_nodelay(true);
-    let router = router.clone();
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let router = router.clone();
-        async move {
-            let answer = tokio::time::timeout(REQUEST_MAX, router.oneshot(request)).await;
-            Ok::<_, Infallible>(match answer {
-                Ok(answer) => answer.unwrap_or_else(|never| match never {}),
-                Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
-            })
-        }
-    });
+    let door = door.clone();
+    let answer = move |request| {
+        let door = door.clone();
+        async move { Ok::<_, Infallible>(door.answer(request).await) }
+    };
+    let service = hyper::service::service_fn(answer);
     let heard = Arc::new(AtomicUsize::new(0));
     let stream = Counted { stream, heard: Arc::clone(&heard) };
     let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();

@@ -11,7 +11,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Map, Value as Json, json};
-use tokio::time::Instant;
 use tracing::Instrument;
 use weir_domain::catalog::{Feature, RequestFeature, Scope, Service};
 use weir_domain::experiment::assign;
@@ -49,17 +48,6 @@ async fn refuse_announced(State(gateway): App, request: Request, next: Next) -> 
     } else {
         next.run(request).await
     }
-}
-
-/// Notes when a request's headers were seen: reading the body is on the caller's clock too.
-pub(crate) async fn note_arrival(mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(ArrivedAt(Instant::now()));
-    next.run(request).await
-}
-
-/// The middleware that notes arrivals.
-pub(crate) fn with_arrival(router: Router) -> Router {
-    router.layer(middleware::from_fn(note_arrival))
 }
 
 async fn features(

@@ -6,11 +6,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 
 use super::SealFault;
 use crate::segment::sync_folder;
@@ -72,7 +73,15 @@ pub(super) fn parquet(
         let mut rows = 0;
         // The lowest level: it is the serving machine's processor that pays, and higher ones gain little on numbers.
         let zstd = Compression::ZSTD(ZstdLevel::try_new(1).map_err(unwritable)?);
-        let properties = WriterProperties::builder().set_compression(zstd).set_created_by("weir".to_owned()).build();
+        let mut properties = WriterProperties::builder()
+            .set_compression(zstd)
+            .set_created_by("weir".to_owned())
+            .set_dictionary_enabled(false);
+        // Numbers seldom repeat often enough to pay for looking each of them up.
+        for field in schema.fields().iter().filter(|f| is_text(f.data_type())) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), true);
+        }
+        let properties = properties.build();
         let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(unwritable)?;
         while let Some(batch) = next()? {
             rows += batch.num_rows();
@@ -84,6 +93,10 @@ pub(super) fn parquet(
         writer.close().map_err(unwritable)?;
         Ok(Keep::Yes)
     })
+}
+
+fn is_text(of: &DataType) -> bool {
+    matches!(of, DataType::Utf8 | DataType::Dictionary(..))
 }
 
 /// The I/O error inside a Parquet error, if that is what went wrong.

@@ -360,7 +360,11 @@ pub fn components() -> &'static Path {
         fs::create_dir_all(&out).expect("a folder for components");
         let lock = File::create(out.with_extension("lock")).expect("a lock file");
         lock.lock().expect("the build lock");
-        let built = Command::new(repo().join("plugins/build.sh")).arg(&out).output().expect("run plugins/build.sh");
+        let built = Command::new(repo().join("plugins/build.sh"))
+            .arg(&out)
+            .env("WEIR_PACK", env!("CARGO_BIN_EXE_weir"))
+            .output()
+            .expect("run plugins/build.sh");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         out
     })
