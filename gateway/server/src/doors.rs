@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -106,7 +106,18 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         routes = routes.add_service(v1).add_service(v1alpha);
     }
-    Door { features: Some(features), routes: http::routes(Arc::clone(gateway)).merge(routes.into_axum_router()) }
+    let routes = http::routes(Arc::clone(gateway)).merge(routes.into_axum_router()).fallback(nowhere);
+    Door { features: Some(features), routes }
+}
+
+/// A path that leads nowhere, said in the caller's own protocol.
+async fn nowhere(request: Request<Body>) -> Response {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(|v| v.as_bytes());
+    if content_type.is_some_and(|v| v.starts_with(b"application/grpc")) {
+        tonic::Status::unimplemented("no such method").into_http()
+    } else {
+        http::nothing_at(request.uri().path())
+    }
 }
 
 /// gRPC health: the whole server ("") and each service serve from the start. While it leaves it takes no

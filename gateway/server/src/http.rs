@@ -112,6 +112,14 @@ async fn front() -> axum::Json<Json> {
     }))
 }
 
+/// Answers a path that leads nowhere.
+pub(crate) fn nothing_at(path: &str) -> Response {
+    let path: String = path.chars().take(64).collect();
+    let message = format!("there is nothing at {path:?}; GET / says what there is");
+    let error = json!({ "code": 404, "status": "NOT_FOUND", "reason": "UNKNOWN_PATH", "message": message });
+    (StatusCode::NOT_FOUND, axum::Json(json!({ "error": error }))).into_response()
+}
+
 async fn services(State(gateway): App) -> axum::Json<Json> {
     let snapshot = gateway.snapshot();
     let names: Vec<_> = snapshot

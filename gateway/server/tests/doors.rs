@@ -273,3 +273,15 @@ async fn two_hundred_connections_are_served_side_by_side() {
     eventually("nothing is in flight", async || gateway.metric("weir_in_flight ").await == 0.0).await;
     gateway.stop().await;
 }
+
+#[tokio::test]
+async fn a_path_that_leads_nowhere_says_so_in_the_callers_own_protocol() {
+    let gateway = Setup::demo().start().await;
+    let (status, body) = harness::http_get(gateway.listen(), "/v2/features").await;
+    assert_eq!(status, 404);
+    assert!(body.contains("UNKNOWN_PATH") && body.contains("/v2/features"), "{body}");
+    let grpc = [("content-type", "application/grpc")];
+    let (status, _) = harness::http(gateway.listen(), "POST", "/no.such.Service/Method", &grpc, "").await;
+    assert_eq!(status, 200, "gRPC errors travel in a successful response");
+    gateway.stop().await;
+}

@@ -174,10 +174,13 @@ impl Running {
         self.client.clone().get_features(request).await.map(tonic::Response::into_inner)
     }
 
-    /// The value of a metric line that starts with this text (name and labels), 0 when there is none.
+    /// The value of a metric line that starts with this text (name and labels). A label that nothing was counted for
+    /// yet is 0; a metric without labels is always there.
     pub async fn metric(&self, name: &str) -> f64 {
         let page = http_get(self.admin(), "/metrics").await.1;
-        page.lines().find_map(|l| l.strip_prefix(name)).map_or(0.0, |v| v.trim().parse().expect("a number"))
+        let value = page.lines().find_map(|l| l.strip_prefix(name));
+        assert!(value.is_some() || name.contains('{'), "no metric {name:?}");
+        value.map_or(0.0, |v| v.trim().parse().expect("a number"))
     }
 
     pub async fn stop(self) -> Setup {
