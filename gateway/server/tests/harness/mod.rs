@@ -273,8 +273,21 @@ pub async fn post(to: SocketAddr, path: &str, body: &str) -> (u16, serde_json::V
     (status, serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body)))
 }
 
-/// One HTTP/1.1 exchange, spelled out: a client that shares nothing with the server under test.
+/// Status and body of one HTTP/1.1 exchange.
 pub async fn http(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let (status, _, body) = exchange(to, method, path, headers, body).await;
+    (status, body)
+}
+
+/// Status, head and body of one HTTP/1.1 exchange, spelled out: a client that shares nothing with the server under
+/// test.
+pub async fn exchange(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(to).await.expect("connect");
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
@@ -290,7 +303,7 @@ pub async fn http(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &s
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no status: {head:?}"));
     let body =
         if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
-    (status, body)
+    (status, head.to_owned(), body)
 }
 
 fn unchunk(mut body: &str) -> String {
