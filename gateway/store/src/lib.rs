@@ -7,6 +7,10 @@
 
 mod breaker;
 mod cache;
+/// Real servers for the tests that need what this crate keeps to itself.
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 mod counters;
 mod decode;
 mod embedded;

@@ -43,6 +43,13 @@ pub(crate) struct Node {
     next: AtomicUsize,
 }
 
+/// One command of a batch, and the key it is about: the key decides which node is asked.
+#[allow(dead_code, reason = "one node needs no key; a cluster will")]
+pub(crate) struct Command {
+    pub(crate) key: Bytes,
+    pub(crate) cmd: Cmd,
+}
+
 /// A store URL that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("not a Redis URL this build can use; expected redis://[user:password@]host[:port][/db] or redis+unix:///path")]
@@ -122,9 +129,64 @@ impl Redis {
             }
         }
     }
+
+    /// Runs these commands in one pipeline; one reply for each, in order. What the server says against one of
+    /// them is that one's trouble alone. They must only read, and need no more than one reply each.
+    #[allow(dead_code, reason = "the readers of other layouts come next")]
+    pub(crate) async fn run(&self, commands: Vec<Command>) -> Vec<Result<Value, Trouble>> {
+        if commands.is_empty() {
+            return vec![];
+        }
+        let (counters, count) = (&self.node.counters, commands.len());
+        let failed = |trouble| {
+            counters.trouble(trouble);
+            vec![Err(trouble); count]
+        };
+        let Some(generation) = counters.breaker.admit() else { return failed(Trouble::Breaker) };
+        counters.store_batches.add(1);
+        counters.store_keys.add(count);
+        match timeout(READ_LIFE, self.node.pipeline(commands)).await.unwrap_or(Err(Trouble::Timeout)) {
+            Ok(replies) => {
+                counters.breaker.answered(generation);
+                replies
+            }
+            Err(trouble) => {
+                self.node.failed(trouble, generation);
+                failed(trouble)
+            }
+        }
+    }
 }
 
 impl Node {
+    async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Result<Value, Trouble>>, Trouble> {
+        let count = commands.len();
+        let mut pipeline = Pipeline::with_capacity(count);
+        for command in commands {
+            pipeline.add_command(command.cmd);
+        }
+        let (lane, attempt, mut connection) = self.connection().await?;
+        let replies = connection.send_packed_commands(&pipeline, 0, count).await.map_err(|e| Trouble::of_error(&e));
+        let replies = replies.and_then(|r| if r.len() == count { Ok(r) } else { Err(Trouble::Protocol) });
+        if matches!(replies, Err(Trouble::Connection | Trouble::Protocol)) {
+            lane.condemn(attempt);
+        }
+        let mut said = Vec::new();
+        let results = replies?.into_iter().map(|reply| match reply {
+            Value::ServerError(error) => {
+                let trouble = Trouble::of_reply(&error);
+                // A batch counts once for each kind, however many of its commands it befell.
+                if !said.contains(&trouble) {
+                    said.push(trouble);
+                    self.counters.trouble(trouble);
+                }
+                Err(trouble)
+            }
+            value => Ok(value),
+        });
+        Ok(results.collect())
+    }
+
     async fn ask(&self, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
         let (lane, attempt, mut connection) = self.connection().await?;
         let asked = self.mget(&mut connection, keys).await;
@@ -225,6 +287,59 @@ fn mget(keys: &[Bytes]) -> Cmd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::common::RedisServer;
+
+    fn commands(lines: &[&str]) -> Vec<Command> {
+        let command = |line: &&str| {
+            let mut words = line.split(' ');
+            let mut cmd = ::redis::cmd(words.next().unwrap_or_default());
+            let words: Vec<&str> = words.collect();
+            cmd.arg(&words);
+            Command { key: Bytes::copy_from_slice(words[0].as_bytes()), cmd }
+        };
+        lines.iter().map(command).collect()
+    }
+
+    fn bulk(text: &str) -> Result<Value, Trouble> {
+        Ok(Value::BulkString(text.as_bytes().to_vec()))
+    }
+
+    #[tokio::test]
+    async fn commands_of_one_batch_are_answered_in_order_and_fail_alone() {
+        let server = RedisServer::start();
+        server.command(&["HSET", "h", "a", "1", "b", "2"]);
+        server.command(&["SET", "s", "text"]);
+        server.command(&["ACL", "SETUSER", "reader", "on", ">pw", "~*", "+ping", "+get", "+hmget", "+hgetall"]);
+        let redis = Redis::open(&server.url().replace("//", "//reader:pw@")).unwrap();
+        let asked = ["HMGET h b nothing a", "GET s", "HGETALL s", "HGETALL nobody", "LRANGE s 0 1", "GET h", "GET s"];
+        let replies = redis.run(commands(&asked)).await;
+        let hash = Ok(Value::Array(vec![Value::BulkString(b"2".into()), Value::Nil, Value::BulkString(b"1".into())]));
+        let (wrong, not_allowed) = (Err(Trouble::WrongType), Err(Trouble::Permission));
+        let nobody = Ok(Value::Array(vec![]));
+        assert_eq!(replies, [hash, bulk("text"), wrong.clone(), nobody, not_allowed, wrong, bulk("text")]);
+        let counters = redis.counters();
+        assert_eq!((counters.store_batches.get(), counters.store_keys.get()), (1, 7));
+        assert_eq!((counters.troubles(Trouble::WrongType), counters.troubles(Trouble::Permission)), (1, 1));
+        assert_eq!(redis.run(vec![]).await, []);
+        assert_eq!(counters.store_batches.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_commands_to_a_frozen_server_ends_in_time() {
+        let server = RedisServer::start();
+        let redis = Redis::open(&server.url()).unwrap();
+        redis.settled().await.unwrap();
+        server.freeze();
+        let began = tokio::time::Instant::now();
+        let mut last = redis.run(commands(&["GET a", "GET b"])).await;
+        assert_eq!(last, [Err(Trouble::Timeout), Err(Trouble::Timeout)]);
+        assert!(began.elapsed() < READ_LIFE * 2, "{:?}", began.elapsed());
+        while last[0] != Err(Trouble::Breaker) {
+            assert!(began.elapsed() < READ_LIFE * 20);
+            last = redis.run(commands(&["GET a"])).await;
+        }
+    }
 
     #[test]
     fn urls_are_checked_before_anything_connects() {
