@@ -1,36 +1,50 @@
-//! The serving side of `FeatureService` with replies that are already encoded.
+//! The serving side of the calls that answer with features, with replies that are already encoded.
+
+use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use crate::feast::serving::GetOnlineFeaturesRequest;
 use crate::v1::GetFeaturesRequest;
 
-/// A `GetFeaturesResponse`, encoded.
+/// A reply, encoded.
 #[derive(Clone, Debug)]
 pub struct Encoded(pub Bytes);
 
 /// Decodes requests with prost and passes finished replies through.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EncodedCodec;
+#[derive(Debug)]
+pub struct EncodedCodec<Request>(PhantomData<fn() -> Request>);
 
-impl Codec for EncodedCodec {
+/// Of `weir.v1.FeatureService/GetFeatures`.
+pub type FeaturesCodec = EncodedCodec<GetFeaturesRequest>;
+/// Of Feast's `GetOnlineFeatures`, in either of its services.
+pub type OnlineCodec = EncodedCodec<GetOnlineFeaturesRequest>;
+
+impl<Request> Default for EncodedCodec<Request> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Request: Message + Default + 'static> Codec for EncodedCodec<Request> {
     type Encode = Encoded;
-    type Decode = GetFeaturesRequest;
+    type Decode = Request;
     type Encoder = Self;
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self::Encoder {
-        *self
+        Self::default()
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        *self
+        Self::default()
     }
 }
 
-impl Encoder for EncodedCodec {
+impl<Request> Encoder for EncodedCodec<Request> {
     type Item = Encoded;
     type Error = Status;
 
@@ -41,19 +55,31 @@ impl Encoder for EncodedCodec {
     }
 }
 
-impl Decoder for EncodedCodec {
-    type Item = GetFeaturesRequest;
+impl<Request: Message + Default> Decoder for EncodedCodec<Request> {
+    type Item = Request;
     type Error = Status;
 
-    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<GetFeaturesRequest>, Status> {
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
         // The text is prost's own ("invalid wire type: …"): it names the field and holds no value.
-        GetFeaturesRequest::decode(buf).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+        Request::decode(buf).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 }
 
 #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
-mod generated {
+mod features {
     include!(concat!(env!("OUT_DIR"), "/weir.v1.FeatureService.rs"));
 }
 
-pub use generated::feature_service_server::{FeatureService, FeatureServiceServer};
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+mod serving {
+    include!(concat!(env!("OUT_DIR"), "/feast.serving.ServingService.rs"));
+}
+
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+mod python {
+    include!(concat!(env!("OUT_DIR"), "/.GrpcFeatureServer.rs"));
+}
+
+pub use features::feature_service_server::{FeatureService, FeatureServiceServer};
+pub use python::grpc_feature_server_server::{GrpcFeatureServer, GrpcFeatureServerServer};
+pub use serving::serving_service_server::{ServingService, ServingServiceServer};

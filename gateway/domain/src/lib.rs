@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod experiment;
+pub mod feast;
 pub mod plan;
 
 mod answer;

@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use tokio::time::Instant;
-use weir_domain::catalog::View;
 
 use crate::front::Front;
 use crate::row::Row;
+use crate::shape::Shape;
 
 /// What an entry costs beside its key and its row: moka's own nodes, two reference counts and the entry.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -73,14 +73,14 @@ impl Cache {
         Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher }
     }
 
-    /// What is known about `key` of `view`; nothing older than `max_stale` counts.
-    pub(crate) fn look(&self, key: &[u8], view: &View, max_stale: Option<Duration>, now: Instant) -> Look {
+    /// What is known about `key`, whose rows have this shape; nothing older than `max_stale` counts.
+    pub(crate) fn look(&self, key: &[u8], shape: &Shape, max_stale: Option<Duration>, now: Instant) -> Look {
         let Some(entry) = self.entry(key, now) else { return Look::Nothing };
         let age = now.saturating_duration_since(entry.read_at);
         if max_stale.is_some_and(|max| age > max) {
             return Look::Nothing;
         }
-        let limits = view.cache;
+        let limits = shape.limits();
         let Some(bytes) = entry.row else {
             return if age < limits.negative_for { Look::Negative } else { Look::Nothing };
         };
@@ -89,7 +89,7 @@ impl Cache {
             return Look::Nothing;
         }
         // Kept under another schema of the same view, before the catalog changed: of no use any more.
-        match Row::parse(bytes, view) {
+        match shape.parse(bytes) {
             Ok(row) if fresh => Look::Fresh(row, age),
             Ok(row) => Look::Old(row, entry.read_at),
             Err(_) => Look::Nothing,
@@ -106,9 +106,9 @@ impl Cache {
         Some(entry)
     }
 
-    /// Keeps what the store said. The caller has checked that a row is a row of its view.
-    pub(crate) fn keep(&self, key: &Bytes, view: &View, entry: Entry) {
-        let limits = view.cache;
+    /// Keeps what the store said. The caller has checked that a row has the shape.
+    pub(crate) fn keep(&self, key: &Bytes, shape: &Shape, entry: Entry) {
+        let limits = shape.limits();
         let is_worth_it = match entry.row {
             Some(_) => !(limits.fresh_for.is_zero() && limits.stale_for.is_zero()),
             None => !limits.negative_for.is_zero(),
@@ -134,9 +134,9 @@ impl Cache {
 }
 
 /// What is left of `max_stale` and `stale_for` now: whether a row read at `read_at` may still be served.
-pub(crate) fn may_serve_stale(view: &View, max_stale: Option<Duration>, read_at: Instant, now: Instant) -> bool {
+pub(crate) fn may_serve_stale(shape: &Shape, max_stale: Option<Duration>, read_at: Instant, now: Instant) -> bool {
     let age = now.saturating_duration_since(read_at);
-    age <= view.cache.stale_for && max_stale.is_none_or(|max| age <= max)
+    age <= shape.limits().stale_for && max_stale.is_none_or(|max| age <= max)
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::row::{pack_rows, tests::view_of};
     use tokio::time::advance;
-    use weir_domain::catalog::Freshness;
+    use weir_domain::catalog::{Freshness, View};
     use weir_domain::{Cell, Column, FeatureType, Kind, Provenance};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -160,8 +160,12 @@ mod tests {
         pack_rows(view, &[cell], &[0]).unwrap().remove(0)
     }
 
+    fn packed(view: &View) -> Shape {
+        Shape::Packed(std::sync::Arc::new(view.clone()))
+    }
+
     fn look(cache: &Cache, view: &View, max_stale: Option<Duration>) -> &'static str {
-        match cache.look(b"k", view, max_stale, Instant::now()) {
+        match cache.look(b"k", &packed(view), max_stale, Instant::now()) {
             Look::Fresh(..) => "fresh",
             Look::Negative => "negative",
             Look::Old(..) => "old",
@@ -170,7 +174,7 @@ mod tests {
     }
 
     fn keep(cache: &Cache, view: &View, row: Option<Bytes>) {
-        cache.keep(&Bytes::from_static(b"k"), view, Entry { row, read_at: Instant::now() });
+        cache.keep(&Bytes::from_static(b"k"), &packed(view), Entry { row, read_at: Instant::now() });
     }
 
     fn empty() -> Cache {
@@ -232,7 +236,7 @@ mod tests {
             (Cache::new(CacheSettings { capacity_bytes: 100_000 }, DefaultHashBuilder::default()), view());
         for i in 0..5_000u32 {
             let entry = Entry { row: Some(vec![0; 1_000].into()), read_at: Instant::now() };
-            cache.keep(&Bytes::copy_from_slice(&i.to_le_bytes()), &view, entry);
+            cache.keep(&Bytes::copy_from_slice(&i.to_le_bytes()), &packed(&view), entry);
         }
         cache.entries.run_pending_tasks();
         assert!(cache.bytes() <= 100_000 && cache.entries() > 10, "{} bytes", cache.bytes());

@@ -18,7 +18,7 @@ pub(crate) enum Found {
 }
 
 /// Fills the slots and the times of every read of the plan.
-pub(crate) fn fill(plan: &Plan, wanted: &Wanted<'_>, found: &[Found], now_us: i64, into: &mut Gathered) {
+pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Found], now_us: i64, into: &mut Gathered) {
     into.cells.resize(into.cells.len().max(plan.slots), None);
     into.times.resize(into.times.len().max(plan.reads.len()), Times::default());
     for (index, read) in plan.reads.iter().enumerate() {

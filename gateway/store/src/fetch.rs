@@ -9,15 +9,16 @@ use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
-use weir_domain::catalog::View;
 use weir_domain::plan::{Bound, Plan};
 use weir_domain::{Gathered, Provenance};
 
 use crate::cache::{Cache, Entry, Look, may_serve_stale};
 use crate::decode::{self, Found};
 use crate::flight::{Answer, Boarding, Boards, Flights, Leader, Seat};
+use crate::hash::{self, HashRow};
 use crate::row::Row;
-use crate::wanted::Wanted;
+use crate::shape::Shape;
+use crate::wanted::{HashAsk, Wanted};
 use crate::{CacheSettings, Counters, Embedded, Redis, Trouble};
 
 /// Tokio's timer wheel turns in milliseconds and rounds up: a wait fires 1.1 to 1.4 ms after what it was aimed
@@ -52,6 +53,31 @@ impl Limits {
     fn due(&self) -> Instant {
         self.deadline.checked_sub(TIMER_SLACK).unwrap_or(self.deadline)
     }
+}
+
+/// What became of the rows of Feast hashes.
+#[derive(Debug)]
+pub struct Hashes {
+    /// By distinct entity.
+    pub found: Vec<HashFound>,
+    /// By ask: the entity of each row.
+    pub rows: Vec<Vec<u32>>,
+}
+
+/// What became of one entity's row.
+#[derive(Clone, Debug)]
+pub enum HashFound {
+    /// Its fields, where they came from and how long ago they were read from the store.
+    Row {
+        /// The fields.
+        row: HashRow,
+        /// STORE, CACHE or STALE.
+        provenance: Provenance,
+        /// Milliseconds since the store was asked.
+        age_ms: u32,
+    },
+    /// No row, and why.
+    Hole(Provenance),
 }
 
 /// Reads features. Clones are the same store.
@@ -102,6 +128,21 @@ impl Store {
         decode::fill(plan, &wanted, &found, limits.now_us, into);
     }
 
+    /// Reads rows of Feast hashes; where they are kept and how long it may take is the same as for [`fetch`](Self::fetch).
+    pub async fn fetch_hashes(&self, asks: &[HashAsk], limits: Limits) -> Hashes {
+        let wanted = Wanted::of_hashes(asks, &self.shared.hasher);
+        let found = match &self.shared.backend {
+            // Hashes live in Redis: nobody put any in here.
+            Backend::Embedded(_) => vec![Found::Hole(Provenance::Missing); wanted.len()],
+            Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
+        };
+        let found = found.into_iter().map(|found| match found {
+            Found::Row { row, provenance, age_ms } => HashFound::Row { row: HashRow::of(&row), provenance, age_ms },
+            Found::Hole(provenance) => HashFound::Hole(provenance),
+        });
+        Hashes { found: found.collect(), rows: wanted.rows }
+    }
+
     /// What the store counted so far.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
@@ -137,17 +178,17 @@ struct Ask {
 }
 
 impl Shared {
-    fn memory_rows(&self, embedded: &Embedded, wanted: &Wanted<'_>) -> Vec<Found> {
+    fn memory_rows(&self, embedded: &Embedded, wanted: &Wanted) -> Vec<Found> {
         let rows = embedded.read((0..wanted.len()).map(|entity| wanted.key(entity)));
         let found = |(entity, row): (usize, Option<Bytes>)| match row {
-            Some(bytes) => self.checked(bytes, wanted.view(entity)),
+            Some(bytes) => self.checked(bytes, wanted.shape(entity)),
             None => Found::Hole(Provenance::Missing),
         };
         rows.into_iter().enumerate().map(found).collect()
     }
 
-    fn checked(&self, bytes: Bytes, view: &View) -> Found {
-        match Row::parse(bytes, view) {
+    fn checked(&self, bytes: Bytes, shape: &Shape) -> Found {
+        match shape.parse(bytes) {
             Ok(row) => Found::Row { row, provenance: Provenance::Store, age_ms: 0 },
             Err(_) => {
                 self.counters.invalid_rows.add(1);
@@ -156,7 +197,7 @@ impl Shared {
         }
     }
 
-    async fn through_cache(self: &Arc<Self>, redis: &Redis, wanted: &Wanted<'_>, limits: Limits) -> Vec<Found> {
+    async fn through_cache(self: &Arc<Self>, redis: &Redis, wanted: &Wanted, limits: Limits) -> Vec<Found> {
         let landings = self.flights.landings();
         let now = Instant::now();
         let (mut found, asks) = self.look(wanted, limits, now);
@@ -184,7 +225,7 @@ impl Shared {
         for (ask, seat) in asks.into_iter().zip(seats) {
             let entity = ask.entity;
             found[entity] = match seat.as_ref().map(Seat::answer) {
-                Some(Some(Answer::Row(bytes))) => self.checked(bytes.clone(), wanted.view(entity)),
+                Some(Some(Answer::Row(bytes))) => self.checked(bytes.clone(), wanted.shape(entity)),
                 Some(Some(Answer::Nothing)) => Found::Hole(Provenance::Missing),
                 Some(None | Some(Answer::Failed(Trouble::Timeout))) => {
                     unanswered.push(ask);
@@ -201,12 +242,12 @@ impl Shared {
     }
 
     /// Asks the cache for everything that is wanted.
-    fn look(&self, wanted: &Wanted<'_>, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>) {
+    fn look(&self, wanted: &Wanted, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>) {
         let mut found = Vec::with_capacity(wanted.len());
         let mut asks = Vec::new();
         let mut negatives = 0;
         for entity in 0..wanted.len() {
-            let look = self.cache.look(wanted.key(entity), wanted.view(entity), limits.max_stale, now);
+            let look = self.cache.look(wanted.key(entity), wanted.shape(entity), limits.max_stale, now);
             found.push(match look {
                 Look::Fresh(row, age) => Found::Row { row, provenance: Provenance::Cache, age_ms: millis(age) },
                 Look::Negative => {
@@ -233,7 +274,7 @@ impl Shared {
     fn board(
         self: &Arc<Self>,
         redis: &Redis,
-        wanted: &Wanted<'_>,
+        wanted: &Wanted,
         asks: &[Ask],
         landings: u64,
         limits: Limits,
@@ -259,8 +300,8 @@ impl Shared {
         if let (Some(leader), Some(permit)) = (leader, permit) {
             let own = asks.iter().zip(&seats);
             let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
-            let views = own.map(|(ask, _)| wanted.view(ask.entity).clone()).collect();
-            let errand = Errand { leader, views, due: limits.due(), _permit: permit };
+            let shapes = own.map(|(ask, _)| wanted.shape(ask.entity).clone()).collect();
+            let errand = Errand { leader, shapes, due: limits.due(), _permit: permit };
             self.send(errand, redis, landings, limits, now);
         }
         Ok(seats)
@@ -269,11 +310,11 @@ impl Shared {
     /// Starts the read, unless it turns out that a flight which landed after the look into the cache has
     /// already brought what this one would: then it lands at once.
     fn send(self: &Arc<Self>, errand: Errand, redis: &Redis, landings: u64, limits: Limits, now: Instant) {
-        let mut answers: Vec<Option<Answer>> = vec![None; errand.views.len()];
+        let mut answers: Vec<Option<Answer>> = vec![None; errand.shapes.len()];
         if self.flights.landings() != landings {
-            let keys = errand.leader.keys().iter().zip(&errand.views);
-            for (answer, (key, view)) in answers.iter_mut().zip(keys) {
-                *answer = match self.cache.look(key, view, limits.max_stale, now) {
+            let keys = errand.leader.keys().iter().zip(&errand.shapes);
+            for (answer, (key, shape)) in answers.iter_mut().zip(keys) {
+                *answer = match self.cache.look(key, shape, limits.max_stale, now) {
                     Look::Fresh(row, _) => Some(Answer::Row(row.bytes().clone())),
                     Look::Negative => Some(Answer::Nothing),
                     Look::Old(..) | Look::Nothing => None,
@@ -290,7 +331,7 @@ impl Shared {
     }
 
     /// No read at all: whatever is stale, and holes for the rest.
-    fn fall_back(&self, wanted: &Wanted<'_>, asks: Vec<Ask>, why: Provenance, limits: Limits, found: &mut [Found]) {
+    fn fall_back(&self, wanted: &Wanted, asks: Vec<Ask>, why: Provenance, limits: Limits, found: &mut [Found]) {
         for ask in &asks {
             found[ask.entity] = Found::Hole(why);
         }
@@ -298,7 +339,7 @@ impl Shared {
     }
 
     /// Puts rows past their freshness where the store had no answer.
-    fn serve_stale(&self, wanted: &Wanted<'_>, asks: Vec<Ask>, limits: Limits, found: &mut [Found]) {
+    fn serve_stale(&self, wanted: &Wanted, asks: Vec<Ask>, limits: Limits, found: &mut [Found]) {
         if asks.is_empty() {
             return;
         }
@@ -306,7 +347,7 @@ impl Shared {
         let now = Instant::now();
         for Ask { entity, old } in asks {
             let Some((row, read_at)) = old else { continue };
-            if may_serve_stale(wanted.view(entity), limits.max_stale, read_at, now) {
+            if may_serve_stale(wanted.shape(entity), limits.max_stale, read_at, now) {
                 self.counters.cache_stale.add(1);
                 let age_ms = millis(now.saturating_duration_since(read_at));
                 found[entity] = Found::Row { row, provenance: Provenance::Stale, age_ms };
@@ -319,7 +360,7 @@ impl Shared {
 struct Errand {
     leader: Leader,
     /// By the leader's keys.
-    views: Vec<Arc<View>>,
+    shapes: Vec<Shape>,
     /// When the request that began it stops waiting.
     due: Instant,
     _permit: OwnedSemaphorePermit,
@@ -332,24 +373,25 @@ impl Errand {
         let keys = self.leader.keys();
         let read_at = Instant::now();
         let read = if missing.len() == keys.len() {
-            redis.read(keys).await
+            read(&redis, keys, &self.shapes).await
         } else {
             let keys: Vec<Bytes> = missing.iter().map(|i| keys[*i].clone()).collect();
-            redis.read(&keys).await
+            let shapes: Vec<Shape> = missing.iter().map(|i| self.shapes[*i].clone()).collect();
+            read(&redis, &keys, &shapes).await
         };
         let is_late = Instant::now() > self.due;
         for (&index, answer) in missing.iter().zip(read) {
-            let (key, view) = (&keys[index], &self.views[index]);
+            let (key, shape) = (&keys[index], &self.shapes[index]);
             match &answer {
-                // Bytes that are no row of the view are not kept: the next request looks again.
-                Answer::Row(bytes) if Row::parse(bytes.clone(), view).is_err() => {}
+                // Bytes that are no row of this shape are not kept: the next request looks again.
+                Answer::Row(bytes) if shape.parse(bytes.clone()).is_err() => {}
                 Answer::Row(bytes) => {
-                    shared.cache.keep(key, view, Entry { row: Some(bytes.clone()), read_at });
+                    shared.cache.keep(key, shape, Entry { row: Some(bytes.clone()), read_at });
                     if is_late {
                         shared.counters.late_fills.add(1);
                     }
                 }
-                Answer::Nothing => shared.cache.keep(key, view, Entry { row: None, read_at }),
+                Answer::Nothing => shared.cache.keep(key, shape, Entry { row: None, read_at }),
                 Answer::Failed(_) => {}
             }
             answers[index] = Some(answer);
@@ -357,6 +399,29 @@ impl Errand {
         let failed = || Answer::Failed(Trouble::Other);
         self.leader.land(answers.into_iter().map(|answer| answer.unwrap_or_else(failed)).collect());
     }
+}
+
+/// Each row the way it is stored; rows of both kinds at the same time.
+async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape]) -> Vec<Answer> {
+    let hashes = shapes.iter().filter(|shape| matches!(shape, Shape::Hash(_))).count();
+    if hashes == 0 {
+        return redis.read(keys).await;
+    }
+    if hashes == shapes.len() {
+        return hash::read(redis, keys, shapes).await;
+    }
+    let pick = |hash: bool| -> (Vec<Bytes>, Vec<Shape>) {
+        let picked = keys.iter().zip(shapes).filter(|(_, shape)| matches!(shape, Shape::Hash(_)) == hash);
+        picked.map(|(key, shape)| (key.clone(), shape.clone())).unzip()
+    };
+    let ((packed, _), (own, own_shapes)) = (pick(false), pick(true));
+    let (packed, hashed) = tokio::join!(redis.read(&packed), hash::read(redis, &own, &own_shapes));
+    let (mut packed, mut hashed) = (packed.into_iter(), hashed.into_iter());
+    let answer = |shape: &Shape| match shape {
+        Shape::Packed(_) => packed.next(),
+        Shape::Hash(_) => hashed.next(),
+    };
+    shapes.iter().map(answer).map(|answer| answer.unwrap_or(Answer::Failed(Trouble::Other))).collect()
 }
 
 fn millis(age: Duration) -> u32 {

@@ -5,37 +5,78 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use weir_domain::catalog::{Scope, View};
+use weir_domain::catalog::Scope;
+use weir_domain::feast::HashRead;
 use weir_domain::plan::{Bound, Plan, Read};
 
 use crate::key::{push_parts, push_prefix};
+use crate::shape::Shape;
 
 /// The distinct entities of a request.
-pub(crate) struct Wanted<'p> {
+pub(crate) struct Wanted {
     /// Every key, one after another; the i-th ends at `ends[i]`.
     keys: Vec<u8>,
     ends: Vec<usize>,
-    views: Vec<&'p Arc<View>>,
-    /// By read of the plan: the entity of each row, one for a context read.
+    /// By entity: the read that first wanted it.
+    reads: Vec<u32>,
+    /// By read: how its rows are stored.
+    shapes: Vec<Shape>,
+    /// By read: the entity of each row, one for a context read.
     pub(crate) rows: Vec<Vec<u32>>,
 }
 
-impl<'p> Wanted<'p> {
-    pub(crate) fn of(plan: &'p Plan, bound: &Bound, namespace: &str, hasher: &DefaultHashBuilder) -> Self {
-        let mut wanted = Self { keys: Vec::new(), ends: Vec::new(), views: Vec::new(), rows: Vec::new() };
+/// Rows of one Feast hash view to read, by the names of their hashes.
+#[derive(Clone, Debug)]
+pub struct HashAsk {
+    /// Which fields.
+    pub read: Arc<HashRead>,
+    /// The names of the hashes, one after another, one a row.
+    pub keys: Vec<u8>,
+    /// Where each name ends.
+    pub ends: Vec<usize>,
+}
+
+impl Wanted {
+    pub(crate) fn of(plan: &Plan, bound: &Bound, namespace: &str, hasher: &DefaultHashBuilder) -> Self {
+        let mut wanted = Self::with_capacity(plan.reads.len());
         // As if no row named the same entity twice: growing would hash them all again.
         let mut seen = HashTable::with_capacity(plan.reads.len() * bound.rows.max(1));
         for read in &plan.reads {
             let rows = wanted.add(plan, read, bound, namespace, hasher, &mut seen);
             wanted.rows.push(rows);
+            wanted.shapes.push(Shape::Packed(read.view.clone()));
         }
         wanted
+    }
+
+    pub(crate) fn of_hashes(asks: &[HashAsk], hasher: &DefaultHashBuilder) -> Self {
+        let mut wanted = Self::with_capacity(asks.len());
+        let mut seen = HashTable::with_capacity(asks.iter().map(|ask| ask.ends.len()).sum());
+        for (read, ask) in asks.iter().enumerate() {
+            let mut before = 0;
+            let rows = ask.ends.iter().map(|&end| {
+                let start = wanted.keys.len();
+                wanted.keys.extend_from_slice(&ask.read.id);
+                wanted.keys.extend_from_slice(&ask.keys[before..end]);
+                before = end;
+                wanted.entity(start, read, hasher, &mut seen)
+            });
+            let rows = rows.collect();
+            wanted.rows.push(rows);
+            wanted.shapes.push(Shape::Hash(ask.read.clone()));
+        }
+        wanted
+    }
+
+    fn with_capacity(reads: usize) -> Self {
+        let (shapes, rows) = (Vec::with_capacity(reads), Vec::with_capacity(reads));
+        Self { keys: Vec::new(), ends: Vec::new(), reads: Vec::new(), shapes, rows }
     }
 
     fn add(
         &mut self,
         plan: &Plan,
-        read: &'p Read,
+        read: &Read,
         bound: &Bound,
         namespace: &str,
         hasher: &DefaultHashBuilder,
@@ -44,6 +85,7 @@ impl<'p> Wanted<'p> {
         let rows = if read.scope == Scope::Context { 1 } else { bound.rows };
         let mut prefix = Vec::with_capacity(64);
         push_prefix(&mut prefix, namespace, &read.view);
+        let index = self.shapes.len();
         let mut entities = Vec::with_capacity(rows);
         for row in 0..rows {
             let start = self.keys.len();
@@ -54,27 +96,31 @@ impl<'p> Wanted<'p> {
                 (column, if plan.keys[key].scope == Scope::Context { 0 } else { row })
             };
             push_parts(&mut self.keys, read.keys.iter().map(part));
-            let (before, key) = self.keys.split_at(start);
-            let hash = hasher.hash_one(key);
-            let ends = &self.ends;
-            let known = |entity: u32| {
-                let at = start_of(ends, entity as usize)..ends[entity as usize];
-                &before[at]
-            };
-            if let Some(&entity) = seen.find(hash, |&entity| known(entity) == key) {
-                self.keys.truncate(start);
-                entities.push(entity);
-                continue;
-            }
-            let entity = self.ends.len() as u32;
-            self.ends.push(self.keys.len());
-            self.views.push(&read.view);
-            let (keys, ends) = (&self.keys, &self.ends);
-            let rehash = |&e: &u32| hasher.hash_one(&keys[start_of(ends, e as usize)..ends[e as usize]]);
-            seen.insert_unique(hash, entity, rehash);
-            entities.push(entity);
+            entities.push(self.entity(start, index, hasher, seen));
         }
         entities
+    }
+
+    /// The entity whose key was just written from `start` on: a new one, or one that was wanted before.
+    fn entity(&mut self, start: usize, read: usize, hasher: &DefaultHashBuilder, seen: &mut HashTable<u32>) -> u32 {
+        let (before, key) = self.keys.split_at(start);
+        let hash = hasher.hash_one(key);
+        let ends = &self.ends;
+        let known = |entity: u32| {
+            let at = start_of(ends, entity as usize)..ends[entity as usize];
+            &before[at]
+        };
+        if let Some(&entity) = seen.find(hash, |&entity| known(entity) == key) {
+            self.keys.truncate(start);
+            return entity;
+        }
+        let entity = self.ends.len() as u32;
+        self.ends.push(self.keys.len());
+        self.reads.push(read as u32);
+        let (keys, ends) = (&self.keys, &self.ends);
+        let rehash = |&e: &u32| hasher.hash_one(&keys[start_of(ends, e as usize)..ends[e as usize]]);
+        seen.insert_unique(hash, entity, rehash);
+        entity
     }
 
     /// Number of entities.
@@ -86,8 +132,8 @@ impl<'p> Wanted<'p> {
         &self.keys[start_of(&self.ends, entity)..self.ends[entity]]
     }
 
-    pub(crate) fn view(&self, entity: usize) -> &'p Arc<View> {
-        self.views[entity]
+    pub(crate) fn shape(&self, entity: usize) -> &Shape {
+        &self.shapes[self.reads[entity] as usize]
     }
 }
 
