@@ -114,7 +114,7 @@ impl Journal {
         let ended = Ended(Arc::clone(&shared), Arc::clone(&jobs));
         let seal = move || {
             let _ended = ended;
-            sealer::run(&shared.settings.folder, shared.queue.run, &jobs, &shared.tally, floors);
+            sealer::run(&shared.settings, shared.queue.run, &jobs, &shared.tally, floors);
         };
         self.sealer = Some(thread::Builder::new().name("journal-seal".into()).spawn(seal)?);
         let ended = Ended(Arc::clone(&self.shared), Arc::clone(&self.jobs));

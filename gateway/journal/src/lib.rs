@@ -9,6 +9,7 @@
 //! ```text
 //! <folder>/served/service=…/dt=YYYY-MM-DD/hour=HH/<segment>-<k>.parquet   one row per row of an answer
 //! <folder>/exposures/dt=…/hour=…/<segment>.parquet                        one row per experiment, unit and arm
+//! <folder>/feast/<service>/YYYY-MM-DD/<segment>-<k>.parquet               `served` as Feast's feature log, on request
 //! <folder>/_manifest/<segment>.json                                       rows, sizes and checksums of those
 //! <folder>/wal/<segment>.seg                                              not sealed yet
 //! <folder>/quarantine/                                                    damaged; what was readable is sealed

@@ -31,6 +31,9 @@ pub(crate) struct ReadSchema {
     pub(crate) alias: String,
     pub(crate) view: String,
     pub(crate) version: u32,
+    /// Which of `keys` it is read by, in the order of its entity. Segments of earlier versions do not say.
+    #[serde(default)]
+    pub(crate) keys: Vec<usize>,
 }
 
 /// A column of the answer.
@@ -68,6 +71,7 @@ impl Schema {
             alias: r.alias.to_string(),
             view: r.view.doc.name.to_string(),
             version: r.view.version,
+            keys: r.keys.clone(),
         });
         let outputs = plan.outputs.iter().map(|o| OutputSchema {
             name: o.name.to_string(),

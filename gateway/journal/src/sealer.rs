@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::counts::{Tally, bump};
 use crate::seal::{SealFault, Sealed, quarantine, seal};
 use crate::segment::SegmentId;
+use crate::settings::Settings;
 
 /// A disk that refused is asked again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -114,14 +115,14 @@ impl Jobs {
 pub(crate) type Floors = BTreeMap<SegmentId, u64>;
 
 /// Works until the jobs are closed.
-pub(crate) fn run(journal: &Path, own_run: u64, jobs: &Jobs, tally: &Tally, mut floors: Floors) {
+pub(crate) fn run(settings: &Settings, own_run: u64, jobs: &Jobs, tally: &Tally, mut floors: Floors) {
     while let Some(job) = jobs.next() {
         match job {
             Job::Tell(replies) => replies.into_iter().for_each(|r| drop(r.send(Ok(())))),
             Job::Seal(id, bytes) => {
                 let first = SegmentId { run: id.run, number: 0 };
                 let floor = floors.range(first..id).map(|(_, last)| *last).max().unwrap_or(0);
-                match attempt(journal, id, floor) {
+                match attempt(settings, id, floor) {
                     Ok(sealed) => {
                         // Only the newest of a run is of use, and a run may have many.
                         floors.retain(|known, _| known.run != id.run || *known > id);
@@ -136,7 +137,7 @@ pub(crate) fn run(journal: &Path, own_run: u64, jobs: &Jobs, tally: &Tally, mut 
                         }
                         continue;
                     }
-                    Err(fault) => put_aside(journal, id, &fault, tally),
+                    Err(fault) => put_aside(&settings.folder, id, &fault, tally),
                 }
                 tally.backlog_bytes.fetch_sub(bytes, Relaxed);
             }
@@ -145,8 +146,8 @@ pub(crate) fn run(journal: &Path, own_run: u64, jobs: &Jobs, tally: &Tally, mut 
 }
 
 /// Whatever is in a segment, it must not end the thread: that would be a crash loop.
-fn attempt(journal: &Path, id: SegmentId, floor: u64) -> Result<Sealed, SealFault> {
-    let sealed = catch_unwind(AssertUnwindSafe(|| seal(journal, id, floor)));
+fn attempt(settings: &Settings, id: SegmentId, floor: u64) -> Result<Sealed, SealFault> {
+    let sealed = catch_unwind(AssertUnwindSafe(|| seal(settings, id, floor)));
     sealed.unwrap_or_else(|_| Err(SealFault::Panicked { segment: id.to_string() }))
 }
 

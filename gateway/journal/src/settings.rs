@@ -38,6 +38,9 @@ pub struct Settings {
     pub seal_after: Duration,
     /// Most bytes of unsealed segments; beyond it nothing is taken from the queue until some are sealed.
     pub backlog_bytes_max: u64,
+    /// Whether every answer is also written in the schema of Feast's feature log, in a dataset of its own that
+    /// Feast reads in place. Costs about as much sealing again; nothing on the request path.
+    pub feast_log: bool,
 }
 
 impl Settings {
@@ -51,6 +54,7 @@ impl Settings {
             fsync_every: FSYNC_EVERY,
             seal_after: SEAL_AFTER,
             backlog_bytes_max: BACKLOG_BYTES_MAX,
+            feast_log: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{files, parquet, plan, record, served, settings};
+use common::{files, logged, parquet, plan, record, served, settings};
 use weir_domain::{FeatureType, Kind, RequestId};
 use weir_journal::{Journal, Recorded, Settings};
 
@@ -19,11 +19,12 @@ const FOLDER: &str = "WEIR_JOURNAL_CRASH_FOLDER";
 const FIRST_ID: &str = "WEIR_JOURNAL_CRASH_FIRST_ID";
 
 fn hurried(folder: &Path) -> Settings {
-    // Small and hasty, so that a kill meets every stage: queue, rotation, sealing, manifests.
+    // Small and hasty, so that a kill meets every stage: queue, rotation, sealing of all datasets, manifests.
     Settings {
         segment_bytes: 64 << 10,
         seal_after: Duration::from_millis(20),
         fsync_every: Duration::from_millis(5),
+        feast_log: true,
         ..settings(folder)
     }
 }
@@ -105,6 +106,7 @@ fn every_acknowledged_row_is_in_parquet_exactly_once_however_often_it_is_killed(
         let low = u64::from_str_radix(&id.replace('-', "")[16..], 16).unwrap();
         assert_eq!(*rows as u64, 1 + low % 4, "rows of {id}");
     }
+    assert!(logged(dir.path()) == served, "what is logged for Feast is not what was served");
     // What was sealed and not acknowledged died between the two; a child may do that once.
     assert!(served.len() - kept.len() <= 24, "{} sealed, {} acknowledged", served.len(), kept.len());
     assert_eq!(files(&dir.path().join("shm"), ""), Vec::<std::path::PathBuf>::new());

@@ -3,6 +3,7 @@
 
 mod column;
 mod exposures;
+mod feast;
 mod manifest;
 mod publish;
 mod served;
@@ -16,6 +17,7 @@ use arrow_schema::ArrowError;
 use parquet::errors::ParquetError;
 
 use self::exposures::{Exposures, HourOfExposures};
+use self::feast::FeastTable;
 use self::manifest::FileEntry;
 use self::publish::Published;
 use self::served::ServedTable;
@@ -23,6 +25,7 @@ use crate::frame::FrameKind;
 use crate::record;
 use crate::schema::Schema;
 use crate::segment::{self, Head, SegmentId, sync_folder};
+use crate::settings::Settings;
 
 pub(crate) use self::manifest::{FOLDER as MANIFESTS, Manifest};
 pub(crate) use self::publish::{Keep, Summing, publish};
@@ -84,7 +87,8 @@ pub(crate) struct Sealed {
 }
 
 /// Seals a segment. Records up to number `floor` are repetitions of what an earlier segment holds.
-pub(crate) fn seal(journal: &Path, id: SegmentId, floor: u64) -> Result<Sealed, SealFault> {
+pub(crate) fn seal(settings: &Settings, id: SegmentId, floor: u64) -> Result<Sealed, SealFault> {
+    let journal = settings.folder.as_path();
     let path = id.path(journal);
     if Manifest::exists(journal, id)? {
         // A crash came between the manifest and the deletion.
@@ -113,6 +117,11 @@ pub(crate) fn seal(journal: &Path, id: SegmentId, floor: u64) -> Result<Sealed, 
         contents.corrupt += out.served(service, *k, *hour, group, &contents.schemas, &mut exposures)?;
     }
     out.exposures(&exposures)?;
+    if settings.feast_log {
+        for ((service, k, day), group) in &contents.days() {
+            out.feast(service, *k, *day, group, &contents.schemas)?;
+        }
+    }
     let Writing { files, requests, rows, .. } = out;
     if requests > 0 {
         let manifest = Manifest {
@@ -156,11 +165,18 @@ fn hour(at_us: i64) -> i64 {
     at_us.div_euclid(HOUR_US)
 }
 
+/// By id: the schema and its number among those of its service.
+type Schemas = HashMap<u32, (usize, Schema)>;
+
+/// The schema that all records of a group have.
+fn schema_of<'s>(group: &[&[u8]], schemas: &'s Schemas) -> Option<&'s Schema> {
+    group.first().and_then(|body| record::schema_id(body)).and_then(|id| schemas.get(&id)).map(|(_, schema)| schema)
+}
+
 /// The frames of a segment, sorted by the file they belong to.
 #[derive(Default)]
 struct Contents<'a> {
-    /// By id: the schema and its number among those of its service.
-    schemas: HashMap<u32, (usize, Schema)>,
+    schemas: Schemas,
     of_service: HashMap<String, usize>,
     /// By service, schema number and hour: the bodies of records.
     groups: BTreeMap<(String, usize, i64), Vec<&'a [u8]>>,
@@ -189,6 +205,15 @@ impl<'a> Contents<'a> {
             None => self.corrupt += 1,
         }
     }
+
+    /// The same groups by day.
+    fn days(&self) -> BTreeMap<(&str, usize, i64), Vec<&'a [u8]>> {
+        let mut days: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for ((service, k, hour), group) in &self.groups {
+            days.entry((service.as_str(), *k, hour.div_euclid(24))).or_default().extend(group);
+        }
+        days
+    }
 }
 
 /// The files of one segment, as they are written.
@@ -208,11 +233,10 @@ impl Writing<'_> {
         k: usize,
         hour: i64,
         group: &[&[u8]],
-        schemas: &HashMap<u32, (usize, Schema)>,
+        schemas: &Schemas,
         exposures: &mut Exposures,
     ) -> Result<u64, SealFault> {
-        let schema_of = |body: &[u8]| record::schema_id(body).and_then(|id| schemas.get(&id)).map(|(_, s)| s);
-        let Some(schema) = group.first().and_then(|body| schema_of(body)) else { return Ok(0) };
+        let Some(schema) = schema_of(group, schemas) else { return Ok(0) };
         let mut table = ServedTable::new(schema);
         let (mut corrupt, mut requests, mut rows, mut times) = (0, 0, 0, (i64::MAX, i64::MIN));
         let mut bodies = group.iter();
@@ -253,6 +277,39 @@ impl Writing<'_> {
         Ok(())
     }
 
+    /// Writes one file of `feast`. The records are decoded once more, which costs less than their compression and
+    /// keeps no more than one batch in memory.
+    fn feast(
+        &mut self,
+        service: &str,
+        k: usize,
+        day: i64,
+        group: &[&[u8]],
+        schemas: &Schemas,
+    ) -> Result<(), SealFault> {
+        let Some(schema) = schema_of(group, schemas) else { return Ok(()) };
+        let mut table = FeastTable::new(schema);
+        let arrow = table.schema();
+        let (mut rows, mut times) = (0, (i64::MAX, i64::MIN));
+        // What cannot be read was counted when `served` was written.
+        let mut records = group.iter().filter_map(|body| record::decode(body, schema).ok());
+        let next = || {
+            for served in records.by_ref() {
+                rows += served.rows as u64;
+                times = (times.0.min(served.served_at_us), times.1.max(served.served_at_us));
+                table.append(&served);
+                if table.rows() >= BATCH_ROWS {
+                    break;
+                }
+            }
+            if table.rows() == 0 { Ok(None) } else { Ok(Some(table.finish()?)) }
+        };
+        let path = format!("feast/{}/{}/{}-{k}.parquet", escaped(service), date(day), self.id);
+        let published = publish::parquet(self.journal, &path, arrow, next)?;
+        self.list(path, rows, times, published);
+        Ok(())
+    }
+
     fn list(&mut self, path: String, rows: u64, times: (i64, i64), published: Option<Published>) {
         self.files.extend(published.map(|p| FileEntry {
             path,
@@ -265,18 +322,23 @@ impl Writing<'_> {
     }
 }
 
-/// A name as part of a path, as Hive and Spark escape it: readers decode it.
+/// A name as part of a path, as Hive and Spark escape it: readers decode it. Never a hidden folder, or the one above.
 fn escaped(name: &str) -> String {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    let one = |b: &u8| if plain(b) { char::from(*b).to_string() } else { format!("%{b:02X}") };
-    name.as_bytes().iter().map(one).collect()
+    let plain = |i, b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-') || (b == b'.' && i > 0);
+    let one = |(i, b): (usize, &u8)| if plain(i, *b) { char::from(*b).to_string() } else { format!("%{b:02X}") };
+    name.as_bytes().iter().enumerate().map(one).collect()
 }
 
 /// `dt=YYYY-MM-DD/hour=HH` of an hour since the epoch, UTC.
 fn partition(hour: i64) -> String {
+    format!("dt={}/hour={:02}", date(hour.div_euclid(24)), hour.rem_euclid(24))
+}
+
+/// `YYYY-MM-DD` of a day since the epoch.
+fn date(day: i64) -> String {
     // Days to a date of the proleptic Gregorian calendar: Howard Hinnant, "chrono-Compatible Low-Level Date
     // Algorithms", civil_from_days.
-    let days = hour.div_euclid(24) + 719_468;
+    let days = day + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
@@ -284,7 +346,7 @@ fn partition(hour: i64) -> String {
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year + era * 400 + i64::from(month <= 2);
-    format!("dt={year:04}-{month:02}-{day:02}/hour={:02}", hour.rem_euclid(24))
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 #[cfg(test)]
@@ -310,6 +372,6 @@ mod tests {
     #[test]
     fn a_service_of_any_name_has_one_folder() {
         assert_eq!(escaped("home_feed-v2.1"), "home_feed-v2.1");
-        assert_eq!(escaped("../a b=é%"), "..%2Fa%20b%3D%C3%A9%25");
+        assert_eq!(escaped("../a b=é%"), "%2E.%2Fa%20b%3D%C3%A9%25");
     }
 }

@@ -211,9 +211,18 @@ pub fn read(path: &Path) -> Vec<RecordBatch> {
 
 /// How many rows each request has in `served`.
 pub fn served(folder: &Path) -> BTreeMap<String, usize> {
+    rows_of_requests(folder, "served", "request_id")
+}
+
+/// How many rows each request has in `feast`.
+pub fn logged(folder: &Path) -> BTreeMap<String, usize> {
+    rows_of_requests(folder, "feast", "__request_id")
+}
+
+fn rows_of_requests(folder: &Path, dataset: &str, column: &str) -> BTreeMap<String, usize> {
     let mut rows = BTreeMap::new();
-    for batch in parquet(folder, "served").iter().flat_map(|p| read(p)) {
-        let ids = batch.column_by_name("request_id").unwrap().as_string::<i32>().clone();
+    for batch in parquet(folder, dataset).iter().flat_map(|p| read(p)) {
+        let ids = batch.column_by_name(column).unwrap().as_string::<i32>().clone();
         for id in ids.iter().flatten() {
             *rows.entry(id.to_owned()).or_default() += 1;
         }
