@@ -137,6 +137,75 @@ impl HashRead {
     }
 }
 
+/// Seconds, nanoseconds and the number of fields.
+const ROW_HEADER_BYTES: usize = 16;
+/// Marks a field that the hash does not have. A value's end is far below: Redis holds 512 MB in one.
+const ABSENT: u32 = 1 << 31;
+
+/// The fields of one read of one entity: `[seconds i64][nanos i32][fields u32][end u32 …][values]`, little-endian.
+/// Values are serialized `feast.types.Value`s, as they came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HashRow<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> HashRow<'a> {
+    /// A row, if there are enough bytes for one.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        (bytes.len() >= ROW_HEADER_BYTES).then_some(Self { bytes })
+    }
+
+    /// The bytes of a row with these values; `None` when the hash has nothing at all of what was asked for: there is
+    /// no such entity.
+    pub fn pack(time: Option<&[u8]>, values: &[Option<&[u8]>]) -> Option<Vec<u8>> {
+        if time.is_none() && values.iter().all(Option::is_none) {
+            return None;
+        }
+        // A time that is none is as if there were none; the values stand for themselves.
+        let (seconds, nanos) = time.and_then(read_time).unwrap_or_default();
+        let total: usize = values.iter().flatten().map(|v| v.len()).sum();
+        let mut bytes = Vec::with_capacity(ROW_HEADER_BYTES + 4 * values.len() + total);
+        bytes.extend_from_slice(&seconds.to_le_bytes());
+        bytes.extend_from_slice(&nanos.to_le_bytes());
+        push_u32(&mut bytes, values.len());
+        let mut end = 0;
+        for value in values {
+            end += value.map_or(0, |v| v.len() as u32);
+            push_u32(&mut bytes, (if value.is_some() { end } else { end | ABSENT }) as usize);
+        }
+        values.iter().flatten().for_each(|value| bytes.extend_from_slice(value));
+        Some(bytes)
+    }
+
+    /// The event time: seconds and nanoseconds since the Unix epoch; 0 when the view has written none.
+    pub fn time(&self) -> (i64, i32) {
+        let header = self.bytes.first_chunk::<ROW_HEADER_BYTES>().copied().unwrap_or_default();
+        let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, ..] = header;
+        (i64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]), i32::from_le_bytes([n0, n1, n2, n3]))
+    }
+
+    /// The bytes of the value at this place of the read's fields; `None` when the hash has no such field.
+    pub fn value(&self, index: usize) -> Option<&'a [u8]> {
+        let end = self.end(index)?;
+        let start = if index == 0 { 0 } else { self.end(index - 1)? & !ABSENT };
+        if end & ABSENT != 0 {
+            return None;
+        }
+        let values = self.bytes.get(ROW_HEADER_BYTES + 4 * self.fields()..)?;
+        values.get(start as usize..end as usize)
+    }
+
+    fn fields(&self) -> usize {
+        let count = self.bytes.get(12..ROW_HEADER_BYTES).and_then(|b| b.first_chunk::<4>());
+        count.map_or(0, |count| u32::from_le_bytes(*count) as usize)
+    }
+
+    fn end(&self, index: usize) -> Option<u32> {
+        let at = ROW_HEADER_BYTES + 4 * index;
+        self.bytes.get(at..).and_then(|rest| rest.first_chunk()).map(|end| u32::from_le_bytes(*end))
+    }
+}
+
 /// A value as it lies in the store, not yet taken apart further than its kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Raw<'a> {
@@ -378,6 +447,19 @@ mod tests {
         };
         assert_eq!(each_number(items, take, ItemWidth::Four), Some(()));
         assert_eq!(floats, [1.0, -2.5]);
+    }
+
+    #[test]
+    fn a_row_gives_back_values_nulls_and_what_was_not_there() {
+        let bytes = HashRow::pack(Some(&[8, 5]), &[Some(b"abc"), None, Some(b""), Some(b"d")]).unwrap();
+        let row = HashRow::parse(&bytes).unwrap();
+        assert_eq!(row.time(), (5, 0));
+        assert_eq!(row.value(0), Some(&b"abc"[..]));
+        assert_eq!(row.value(1), None);
+        assert_eq!(row.value(2), Some(&b""[..]));
+        assert_eq!(row.value(3), Some(&b"d"[..]));
+        assert_eq!(row.value(4), None, "past the last field");
+        assert_eq!(HashRow::pack(None, &[None, None]), None);
     }
 
     #[test]

@@ -8,18 +8,19 @@ use std::process::Command;
 
 /// Every crate of ours with the crates of ours it may depend on. Siblings never see each other: only the server
 /// knows all of them.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("weir-domain", &[]),
     ("weir-store", &["weir-domain"]),
     ("weir-transform", &["weir-domain"]),
     ("weir-journal", &["weir-domain"]),
+    ("weir-feast", &["weir-domain", "weir-proto"]),
     ("weir-proto", &[]),
-    ("weir", &["weir-domain", "weir-store", "weir-transform", "weir-journal", "weir-proto"]),
+    ("weir", &["weir-domain", "weir-store", "weir-transform", "weir-journal", "weir-feast", "weir-proto"]),
     ("weir-loadtest", &["weir-proto"]),
 ];
 
 /// Dependencies that one crate alone owns (by the beginning of their name).
-const OWNED: [(&str, &str); 9] = [
+const OWNED: [(&str, &str); 11] = [
     ("moka", "weir-store"),
     ("redis", "weir-store"),
     ("wasmtime", "weir-transform"),
@@ -27,6 +28,8 @@ const OWNED: [(&str, &str); 9] = [
     ("arrow", "weir-journal"),
     ("parquet", "weir-journal"),
     ("memmap2", "weir-journal"),
+    ("saphyr", "weir-feast"),
+    ("jiter", "weir-feast"),
     ("axum", "weir"),
     ("opentelemetry", "weir"),
 ];

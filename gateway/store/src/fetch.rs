@@ -15,7 +15,7 @@ use weir_domain::{Gathered, Provenance};
 use crate::cache::{Cache, Entry, Look, may_serve_stale};
 use crate::decode::{self, Found};
 use crate::flight::{Answer, Boarding, Boards, Flights, Leader, Seat};
-use crate::hash::{self, HashRow};
+use crate::hash;
 use crate::row::Row;
 use crate::shape::Shape;
 use crate::wanted::{HashAsk, Wanted};
@@ -69,8 +69,8 @@ pub struct Hashes {
 pub enum HashFound {
     /// Its fields, where they came from and how long ago they were read from the store.
     Row {
-        /// The fields.
-        row: HashRow,
+        /// The fields, as a [`HashRow`](weir_domain::feast::HashRow).
+        row: Bytes,
         /// STORE, CACHE or STALE.
         provenance: Provenance,
         /// Milliseconds since the store was asked.
@@ -137,7 +137,7 @@ impl Store {
             Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
         };
         let found = found.into_iter().map(|found| match found {
-            Found::Row { row, provenance, age_ms } => HashFound::Row { row: HashRow::of(&row), provenance, age_ms },
+            Found::Row { row, provenance, age_ms } => HashFound::Row { row: row.bytes().clone(), provenance, age_ms },
             Found::Hole(provenance) => HashFound::Hole(provenance),
         });
         Hashes { found: found.collect(), rows: wanted.rows }

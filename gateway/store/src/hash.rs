@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 
 use ::redis::{Cmd, Value};
-use bytes::{BufMut, Bytes};
-use weir_domain::feast::{HashRead, read_time};
+use bytes::Bytes;
+use weir_domain::feast::{HashRead, HashRow};
 
 use crate::Redis;
 use crate::flight::Answer;
 use crate::redis::Command;
-use crate::row::Row;
 use crate::shape::Shape;
 
 /// Bytes of a cached row's key before the name of the hash: the digest of the read.
@@ -24,84 +23,6 @@ const WHOLE_FROM: f64 = 0.34;
 /// (`hash-max-listpack-entries`): there the whole is only worth it when nearly all of it is wanted.
 const LISTPACK_FIELDS_MAX: usize = 512;
 const WHOLE_OF_TABLE_FROM: f64 = 0.8;
-
-/// Seconds, nanoseconds and the number of fields.
-const HEADER_BYTES: usize = 16;
-/// Marks a field that the hash does not have. A value's end is far below: Redis holds 512 MB in one.
-const ABSENT: u32 = 1 << 31;
-
-/// The fields of one read of one entity: `[seconds i64][nanos i32][fields u32][end u32 …][values]`, little-endian.
-/// Values are serialized `feast.types.Value`s, as they came.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HashRow {
-    bytes: Bytes,
-}
-
-impl HashRow {
-    /// The event time: seconds and nanoseconds since the Unix epoch; 0 when the view has written none.
-    pub fn time(&self) -> (i64, i32) {
-        let header = self.bytes.first_chunk::<HEADER_BYTES>().copied().unwrap_or_default();
-        let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, ..] = header;
-        (i64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]), i32::from_le_bytes([n0, n1, n2, n3]))
-    }
-
-    /// The bytes of the value at this place of the read's fields; `None` when the hash has no such field.
-    pub fn value(&self, index: usize) -> Option<&[u8]> {
-        let end = self.end(index)?;
-        let start = if index == 0 { 0 } else { self.end(index - 1)? & !ABSENT };
-        if end & ABSENT != 0 {
-            return None;
-        }
-        let values = self.bytes.get(HEADER_BYTES + 4 * self.fields()..)?;
-        values.get(start as usize..end as usize)
-    }
-
-    fn fields(&self) -> usize {
-        let count = self.bytes.get(12..HEADER_BYTES).and_then(|b| b.first_chunk::<4>());
-        count.map_or(0, |count| u32::from_le_bytes(*count) as usize)
-    }
-
-    fn end(&self, index: usize) -> Option<u32> {
-        let at = HEADER_BYTES + 4 * index;
-        self.bytes.get(at..).and_then(|rest| rest.first_chunk()).map(|end| u32::from_le_bytes(*end))
-    }
-
-    pub(crate) fn parse(bytes: Bytes) -> Option<Self> {
-        (bytes.len() >= HEADER_BYTES).then_some(Self { bytes })
-    }
-
-    /// What caches and flights carry about.
-    pub(crate) fn into_row(self) -> Row {
-        let (seconds, nanos) = self.time();
-        let event_time_us = seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1_000));
-        Row::unchecked(self.bytes, event_time_us)
-    }
-
-    pub(crate) fn of(row: &Row) -> Self {
-        Self { bytes: row.bytes().clone() }
-    }
-
-    /// `None` when the hash has nothing at all of what was asked for: there is no such entity.
-    fn pack(time: Option<&[u8]>, values: &[Option<&[u8]>]) -> Option<Self> {
-        if time.is_none() && values.iter().all(Option::is_none) {
-            return None;
-        }
-        // A time that is none is as if there were none; the values stand for themselves.
-        let (seconds, nanos) = time.and_then(read_time).unwrap_or_default();
-        let total: usize = values.iter().flatten().map(|v| v.len()).sum();
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + 4 * values.len() + total);
-        bytes.put_i64_le(seconds);
-        bytes.put_i32_le(nanos);
-        bytes.put_u32_le(values.len() as u32);
-        let mut end = 0;
-        for value in values {
-            end += value.map_or(0, |v| v.len() as u32);
-            bytes.put_u32_le(if value.is_some() { end } else { end | ABSENT });
-        }
-        values.iter().flatten().for_each(|value| bytes.extend_from_slice(value));
-        Some(Self { bytes: bytes.into() })
-    }
-}
 
 /// Reads the rows of these keys, all of the shape [`Shape::Hash`]; one answer for each, in order.
 pub(crate) async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape]) -> Vec<Answer> {
@@ -202,7 +123,7 @@ impl Question {
             rest = after;
             let Some((time, fields)) = own.split_last() else { continue };
             let row = HashRow::pack(*time, fields);
-            answers[part] = row.map_or(Answer::Nothing, |row| Answer::Row(row.bytes));
+            answers[part] = row.map_or(Answer::Nothing, |row| Answer::Row(row.into()));
         }
     }
 
@@ -286,19 +207,6 @@ mod tests {
     fn key(shape: &Shape, hash: &str) -> Bytes {
         let Shape::Hash(read) = shape else { unreachable!("a hash") };
         [&read.id[..], hash.as_bytes()].concat().into()
-    }
-
-    #[test]
-    fn a_row_gives_back_values_nulls_and_what_was_not_there() {
-        let row = HashRow::pack(Some(&[8, 5]), &[Some(b"abc"), None, Some(b""), Some(b"d")]).unwrap();
-        assert_eq!(row.time(), (5, 0));
-        assert_eq!(row.value(0), Some(&b"abc"[..]));
-        assert_eq!(row.value(1), None);
-        assert_eq!(row.value(2), Some(&b""[..]));
-        assert_eq!(row.value(3), Some(&b"d"[..]));
-        assert_eq!(row.value(4), None, "past the last field");
-        assert_eq!(row.clone().into_row().event_time_us(), 5_000_000);
-        assert_eq!(HashRow::pack(None, &[None, None]), None);
     }
 
     #[test]

@@ -32,7 +32,6 @@ pub use cache::CacheSettings;
 pub use counters::{Counter, Counters};
 pub use embedded::Embedded;
 pub use fetch::{Backend, HashFound, Hashes, Limits, Store};
-pub use hash::HashRow;
 pub use key::entity_keys;
 pub use load::{LOAD_CHUNK_ROWS, LoadError, Loader};
 pub use redis::{Redis, UrlError};

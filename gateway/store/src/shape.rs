@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use weir_domain::catalog::{Freshness, View};
-use weir_domain::feast::HashRead;
+use weir_domain::feast::{HashRead, HashRow};
 
-use crate::hash::HashRow;
 use crate::row::{Invalid, Row};
 
 /// What is read of one entity.
@@ -33,7 +32,11 @@ impl Shape {
         match self {
             Self::Packed(view) => Row::parse(bytes, view),
             // Not what the store holds but what we made of it: it is always well formed.
-            Self::Hash(_) => HashRow::parse(bytes).map(HashRow::into_row).ok_or(Invalid::Short),
+            Self::Hash(_) => {
+                let (seconds, nanos) = HashRow::parse(&bytes).ok_or(Invalid::Short)?.time();
+                let event_time_us = seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1_000));
+                Ok(Row::unchecked(bytes, event_time_us))
+            }
         }
     }
 }

@@ -210,6 +210,14 @@ impl<'de, 'm> Keys<'de, 'm> {
         }
     }
 
+    /// `true` or `false`.
+    pub fn flag(&mut self, key: &'static str) -> Option<bool> {
+        self.get(key, "true or false", |v| match v {
+            ValueInner::Boolean(b) => Ok(b),
+            other => Err(other),
+        })
+    }
+
     /// A number of milliseconds, an hour of them at most for a request, a year for a cache.
     pub fn millis(&mut self, key: &'static str, max: Duration) -> Option<Duration> {
         self.number(key, 0..=max.as_millis() as u64).map(Duration::from_millis)

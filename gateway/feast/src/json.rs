@@ -1,0 +1,302 @@
+//! JSON as Feast's Python server writes it.
+
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
+use weir_domain::feast::Raw;
+use weir_proto::feast::serving::FieldStatus;
+use weir_proto::feast::types::{Map, Value, value::Val};
+
+use crate::answer::{Answer, Column, event_time};
+use crate::lookup::ViewRead;
+use crate::zoned;
+
+/// About what a number takes, with its comma.
+const VALUE_BYTES: usize = 20;
+/// What a time and a status take, with quotes and commas.
+const TIME_AND_STATUS_BYTES: usize = 40;
+
+pub(crate) fn answer(answer: &Answer<'_>) -> Vec<u8> {
+    let columns = answer.names().count();
+    let mut out = Vec::with_capacity(256 + columns * (64 + answer.rows.count * (VALUE_BYTES + TIME_AND_STATUS_BYTES)));
+    out.extend_from_slice(b"{\"results\":[");
+    let mut is_first = true;
+    for (_, values) in &answer.rows.echoed {
+        separate(&mut out, &mut is_first);
+        given(&mut out, values);
+    }
+    for (read, column) in answer.lookup.reads.iter().zip(answer.columns) {
+        read_columns(&mut out, answer, read, column, &mut is_first);
+    }
+    for (_, values) in answer.computed {
+        separate(&mut out, &mut is_first);
+        given(&mut out, values);
+    }
+    out.extend_from_slice(b"],\"metadata\":{\"feature_names\":[");
+    for (i, name) in answer.names().enumerate() {
+        comma(&mut out, i);
+        string(&mut out, name);
+    }
+    out.push(b']');
+    let versions = answer.versions();
+    if !versions.is_empty() {
+        out.extend_from_slice(b",\"feature_view_metadata\":[");
+        for (i, (name, version)) in versions.into_iter().enumerate() {
+            comma(&mut out, i);
+            out.extend_from_slice(b"{\"name\":");
+            string(&mut out, name);
+            if *version != 0 {
+                display(&mut out, format_args!(",\"version\":{version}"));
+            }
+            out.push(b'}');
+        }
+        out.push(b']');
+    }
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// Columns that came with the request, or were computed: they have no time.
+fn given(out: &mut Vec<u8>, values: &[Value]) {
+    out.extend_from_slice(b"{\"values\":[");
+    for (i, value) in values.iter().enumerate() {
+        comma(out, i);
+        message(out, value);
+    }
+    out.extend_from_slice(b"],\"statuses\":[");
+    for i in 0..values.len() {
+        comma(out, i);
+        out.extend_from_slice(b"\"PRESENT\"");
+    }
+    out.push(b']');
+    if !values.is_empty() {
+        out.extend_from_slice(b",\"event_timestamps\":[");
+        for i in 0..values.len() {
+            comma(out, i);
+            out.extend_from_slice(b"\"1970-01-01T00:00:00Z\"");
+        }
+        out.push(b']');
+    }
+    out.push(b'}');
+}
+
+/// All features of a view. What is the same for each of them is written once and copied.
+fn read_columns<'a>(out: &mut Vec<u8>, answer: &Answer<'a>, read: &ViewRead, column: &Column<'a>, is_first: &mut bool) {
+    let mut statuses = Vec::new();
+    let mut times = Vec::new();
+    for (i, &entity) in column.rows.iter().enumerate() {
+        let found = column.found[entity as usize];
+        comma(&mut statuses, i);
+        comma(&mut times, i);
+        status(&mut statuses, answer.row_status(found));
+        let (seconds, nanos) = event_time(found);
+        time(&mut times, seconds, nanos);
+    }
+    let of_the_row = answer.status_is_of_the_row();
+    for (feature, _) in read.columns.iter().enumerate().filter(|(_, name)| name.is_some()) {
+        separate(out, is_first);
+        out.extend_from_slice(b"{\"values\":[");
+        if !of_the_row {
+            statuses.clear();
+        }
+        for (i, &entity) in column.rows.iter().enumerate() {
+            let cell = answer.cell(read, column.found[entity as usize], feature);
+            comma(out, i);
+            match cell.value {
+                Some(bytes) => stored(out, bytes),
+                None => out.extend_from_slice(b"null"),
+            }
+            if !of_the_row {
+                comma(&mut statuses, i);
+                status(&mut statuses, cell.status);
+            }
+        }
+        out.extend_from_slice(b"],\"statuses\":[");
+        out.extend_from_slice(&statuses);
+        out.push(b']');
+        if !column.rows.is_empty() {
+            out.extend_from_slice(b",\"event_timestamps\":[");
+            out.extend_from_slice(&times);
+            out.push(b']');
+        }
+        out.push(b'}');
+    }
+}
+
+/// A value as it lies in the store. Bytes that are none are null: there is no value in them.
+fn stored(out: &mut Vec<u8>, bytes: &[u8]) {
+    match Raw::read(bytes) {
+        Some(Raw::F64(v)) => float(out, v),
+        Some(Raw::F32(v)) => float(out, f64::from(v)),
+        Some(Raw::I64(v) | Raw::Timestamp(v)) => display(out, v),
+        Some(Raw::I32(v)) => display(out, v),
+        Some(Raw::Bool(v)) => display(out, v),
+        Some(Raw::String(v)) => string(out, v),
+        Some(Raw::Bytes(v)) => base64(out, v),
+        Some(Raw::Other(..)) => match Value::decode(bytes) {
+            Ok(value) => message(out, &value),
+            Err(_) => out.extend_from_slice(b"null"),
+        },
+        Some(Raw::Null) | None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// A value of any kind.
+pub(crate) fn message(out: &mut Vec<u8>, value: &Value) {
+    let Some(val) = &value.val else { return out.extend_from_slice(b"null") };
+    match val {
+        Val::BytesVal(v) => base64(out, v),
+        Val::StringVal(v) | Val::JsonVal(v) | Val::UuidVal(v) | Val::TimeUuidVal(v) | Val::DecimalVal(v) => {
+            string(out, v)
+        }
+        Val::Int32Val(v) => display(out, v),
+        Val::Int64Val(v) | Val::UnixTimestampVal(v) => display(out, v),
+        Val::DoubleVal(v) => float(out, *v),
+        Val::FloatVal(v) => float(out, f64::from(*v)),
+        Val::BoolVal(v) => display(out, v),
+        Val::BytesListVal(v) | Val::BytesSetVal(v) => list(out, &v.val, |out, v| base64(out, v)),
+        Val::StringListVal(v)
+        | Val::StringSetVal(v)
+        | Val::JsonListVal(v)
+        | Val::UuidListVal(v)
+        | Val::TimeUuidListVal(v)
+        | Val::UuidSetVal(v)
+        | Val::TimeUuidSetVal(v)
+        | Val::DecimalListVal(v)
+        | Val::DecimalSetVal(v) => list(out, &v.val, |out, v| string(out, v)),
+        Val::Int32ListVal(v) | Val::Int32SetVal(v) => list(out, &v.val, |out, v| display(out, v)),
+        Val::Int64ListVal(v) | Val::Int64SetVal(v) | Val::UnixTimestampListVal(v) | Val::UnixTimestampSetVal(v) => {
+            list(out, &v.val, |out, v| display(out, v));
+        }
+        Val::DoubleListVal(v) | Val::DoubleSetVal(v) => list(out, &v.val, |out, v| float(out, *v)),
+        Val::FloatListVal(v) | Val::FloatSetVal(v) => list(out, &v.val, |out, v| float(out, f64::from(*v))),
+        Val::BoolListVal(v) | Val::BoolSetVal(v) => list(out, &v.val, |out, v| display(out, v)),
+        Val::MapVal(v) | Val::StructVal(v) => map(out, v),
+        Val::MapListVal(v) | Val::StructListVal(v) => list(out, &v.val, map),
+        Val::ListVal(v) | Val::SetVal(v) => list(out, &v.val, message),
+        // Feast's Python server has no JSON for maps with other keys than strings.
+        Val::NullVal(_) | Val::ScalarMapVal(_) => out.extend_from_slice(b"null"),
+        Val::ZonedTimestampVal(v) => match zoned::text(v.unix_timestamp, &v.zone) {
+            Some(text) => string(out, &text),
+            None => out.extend_from_slice(b"null"),
+        },
+    }
+}
+
+fn list<T>(out: &mut Vec<u8>, items: &[T], mut item: impl FnMut(&mut Vec<u8>, &T)) {
+    out.push(b'[');
+    for (i, value) in items.iter().enumerate() {
+        comma(out, i);
+        item(out, value);
+    }
+    out.push(b']');
+}
+
+fn map(out: &mut Vec<u8>, map: &Map) {
+    out.push(b'{');
+    for (i, (key, value)) in map.val.iter().enumerate() {
+        comma(out, i);
+        string(out, key);
+        out.push(b':');
+        message(out, value);
+    }
+    out.push(b'}');
+}
+
+fn comma(out: &mut Vec<u8>, index: usize) {
+    if index > 0 {
+        out.push(b',');
+    }
+}
+
+fn separate(out: &mut Vec<u8>, is_first: &mut bool) {
+    comma(out, usize::from(!std::mem::take(is_first)));
+}
+
+/// Shortest text that reads back the same; what JSON has no number for is a string, as protobuf writes it.
+fn float(out: &mut Vec<u8>, value: f64) {
+    if value.is_finite() {
+        // Writing into a Vec cannot fail, nor can a finite number.
+        let _ = serde_json::to_writer(&mut *out, &value);
+    } else if value.is_nan() {
+        out.extend_from_slice(b"\"NaN\"");
+    } else {
+        out.extend_from_slice(if value > 0.0 { b"\"Infinity\"" } else { b"\"-Infinity\"" });
+    }
+}
+
+fn display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
+    // Writing into a Vec cannot fail.
+    let _ = write!(out, "{value}");
+}
+
+fn string(out: &mut Vec<u8>, value: &str) {
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+fn base64(out: &mut Vec<u8>, value: &[u8]) {
+    out.push(b'"');
+    out.extend_from_slice(STANDARD.encode(value).as_bytes());
+    out.push(b'"');
+}
+
+fn status(out: &mut Vec<u8>, status: FieldStatus) {
+    out.push(b'"');
+    out.extend_from_slice(status.as_str_name().as_bytes());
+    out.push(b'"');
+}
+
+/// RFC 3339 in UTC with 0, 3, 6 or 9 digits of the second, as protobuf writes a `Timestamp`.
+fn time(out: &mut Vec<u8>, seconds: i64, nanos: i32) {
+    if (seconds, nanos) == (0, 0) {
+        return out.extend_from_slice(b"\"1970-01-01T00:00:00Z\"");
+    }
+    let (date, second) = (zoned::date(seconds.div_euclid(86_400)), seconds.rem_euclid(86_400));
+    let (year, month, day) = date;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    display(out, format_args!("\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"));
+    match nanos {
+        0 => {}
+        n if n % 1_000_000 == 0 => display(out, format_args!(".{:03}", n / 1_000_000)),
+        n if n % 1_000 == 0 => display(out, format_args!(".{:06}", n / 1_000)),
+        n => display(out, format_args!(".{n:09}")),
+    }
+    out.extend_from_slice(b"Z\"");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn times_have_as_many_digits_as_they_need() {
+        for (seconds, nanos, wanted) in [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (1_795_333_823, 0, "2026-11-22T07:50:23Z"),
+            (1_795_333_823, 123_000_000, "2026-11-22T07:50:23.123Z"),
+            (1_795_333_823, 123_456_000, "2026-11-22T07:50:23.123456Z"),
+            (-1, 500_000_000, "1969-12-31T23:59:59.500Z"),
+        ] {
+            assert_eq!(text(|out| time(out, seconds, nanos)), format!("\"{wanted}\""));
+        }
+    }
+
+    #[test]
+    fn stored_values_are_what_they_are() {
+        let value = |val: Val| Value { val: Some(val) }.encode_to_vec();
+        assert_eq!(text(|out| stored(out, &[])), "null");
+        assert_eq!(text(|out| stored(out, &value(Val::FloatVal(0.1)))), "0.10000000149011612");
+        assert_eq!(text(|out| stored(out, &value(Val::DoubleVal(f64::NAN)))), "\"NaN\"");
+        assert_eq!(text(|out| stored(out, &value(Val::Int64Val(i64::MAX)))), "9223372036854775807");
+        assert_eq!(text(|out| stored(out, &value(Val::BytesVal(vec![0, 255])))), "\"AP8=\"");
+        assert_eq!(text(|out| stored(out, b"\xff\xff")), "null", "no value at all");
+    }
+}

@@ -1,0 +1,24 @@
+//! Feast's dialect, as its Python server (0.67) speaks it: what its repository files say, what its references and
+//! values mean, and how it answers. Promises: pure (bytes in, bytes out), and an answer or an error is the one that
+//! the Python server would have given.
+
+mod answer;
+mod coerce;
+mod json;
+mod lookup;
+mod raised;
+mod registry;
+mod request;
+mod rows;
+mod store_file;
+mod wire;
+mod zoned;
+
+pub use answer::{Answer, Column, Found, Semantics};
+pub use coerce::{text, values};
+pub use lookup::{Lookup, Options, ViewRead, Wanted};
+pub use raised::{Class, Raised, repr};
+pub use registry::{Entity, Field, OnDemand, Projection, Registry, RegistryError, RowSource, Service, View, ViewKind};
+pub use request::{OnlineRequest, field, flag, object, parse, text as string, unprocessable};
+pub use rows::{HashNames, Naming, Rows};
+pub use store_file::{Online, Repo, Topology};

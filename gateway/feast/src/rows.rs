@@ -1,0 +1,164 @@
+//! A request's entities bound to what is looked up: the columns the answer gives back, and for each view the name of
+//! the hash that each row is read from.
+
+use weir_domain::feast::{DUMMY_KEY, KeyFormat, KeyPart};
+use weir_proto::feast::types::{Value, value::Val, value_type::Enum as ValueType};
+
+use crate::coerce;
+use crate::lookup::{Lookup, ViewRead};
+use crate::raised::{Raised, repr};
+
+/// How this repository names its hashes.
+#[derive(Clone, Debug)]
+pub struct Naming {
+    /// `entity_key_serialization_version`.
+    pub format: KeyFormat,
+    /// The project, which ends every name.
+    pub project: String,
+}
+
+/// Entities, bound.
+#[derive(Debug)]
+pub struct Rows {
+    /// How many rows were asked for.
+    pub count: usize,
+    /// Join keys and request data, given back as the first columns of the answer.
+    pub echoed: Vec<(String, Vec<Value>)>,
+    /// By [`Lookup::reads`]: the name of each row's hash.
+    pub hashes: Vec<HashNames>,
+}
+
+/// Names of hashes, one after another.
+#[derive(Debug, Default)]
+pub struct HashNames {
+    /// The bytes of all names.
+    pub bytes: Vec<u8>,
+    /// Where each ends.
+    pub ends: Vec<usize>,
+}
+
+/// Values by join key, in the order in which they were given.
+type Columns<'c> = Vec<(&'c str, &'c [Value])>;
+
+impl Lookup {
+    /// The type that a column of the request must have; `Invalid` when it is to be inferred.
+    pub fn type_of(&self, column: &str) -> ValueType {
+        self.entity_types.get(column).copied().unwrap_or(ValueType::Invalid)
+    }
+
+    /// Binds the columns of a request, each already of its type.
+    pub fn bind(&self, columns: Vec<(&str, Vec<Value>)>, naming: &Naming) -> Result<Rows, Raised> {
+        let count = columns.first().map(|(_, values)| values.len());
+        let count = count.ok_or_else(|| Raised::key("pop from an empty set"))?;
+        if columns.iter().any(|(_, values)| values.len() != count) {
+            return Err(Raised::value("All entity rows must have the same columns."));
+        }
+        let (mut keys, mut request_data) = (Vec::new(), Vec::new());
+        for (name, values) in columns {
+            if self.request_data.contains(name) {
+                put(&mut request_data, name, values);
+            } else if self.join_keys.contains(name) {
+                put(&mut keys, name, values);
+            } else if let Some(key) = self.join_key_of.get(name) {
+                put(&mut keys, key, values);
+            }
+        }
+        if request_data.len() != self.request_data.len() {
+            let given = |name: &&String| request_data.iter().any(|(known, _): &(String, _)| known == *name);
+            let missing: Vec<&str> = self.request_data.iter().filter(|name| !given(name)).map(String::as_str).collect();
+            let message =
+                format!("Required request data source features {} not found in the entity rows", missing.join(", "));
+            return Err(Raised::not_found("RequestDataNotFoundInEntityRowsException", message));
+        }
+        // The dummy is no column of the answer: it is only read by.
+        let dummy = vec![Value { val: Some(Val::StringVal(String::new())) }; if self.entityless { count } else { 0 }];
+        let mut given: Columns<'_> = keys.iter().map(|(name, values)| (name.as_str(), &values[..])).collect();
+        if self.entityless {
+            given.retain(|(name, _)| *name != DUMMY_KEY);
+            given.push((DUMMY_KEY, &dummy));
+        }
+        let hashes = self.reads.iter().map(|read| self.names(read, &given, count, naming)).collect::<Result<_, _>>()?;
+        keys.append(&mut request_data);
+        Ok(Rows { count, echoed: keys, hashes })
+    }
+
+    /// The hash of each row of one view.
+    fn names(&self, read: &ViewRead, given: &Columns<'_>, rows: usize, naming: &Naming) -> Result<HashNames, Raised> {
+        let mut own: Columns<'_> = Vec::new();
+        for &(name, values) in given {
+            let key = read.renamed.get(name).map_or(name, String::as_str);
+            if read.join_keys.iter().any(|join_key| join_key == key) {
+                match own.iter_mut().find(|(known, _)| *known == key) {
+                    Some(known) => known.1 = values,
+                    None => own.push((key, values)),
+                }
+            }
+        }
+        if own.iter().all(|(_, values)| values.is_empty()) {
+            let given = given.iter().map(|(name, _)| *name);
+            self.check_given(&own, given)?;
+            return Ok(HashNames::default());
+        }
+        for (_, values) in &own {
+            if values.iter().any(|value| value.val.is_none()) {
+                return Err(Raised::python("TypeError", "attribute name must be string, not 'NoneType'"));
+            }
+        }
+        // Feast sorts join keys by their code points, which is the order of their bytes.
+        own.sort_by(|a, b| a.0.cmp(b.0));
+        let mut prefix = Vec::new();
+        naming.format.push_names(&mut prefix, own.iter().map(|(name, _)| *name));
+        let mut names =
+            HashNames { bytes: Vec::with_capacity(rows * (prefix.len() + 32)), ends: Vec::with_capacity(rows) };
+        for row in 0..rows {
+            names.bytes.extend_from_slice(&prefix);
+            for (_, values) in &own {
+                KeyFormat::push_part(&mut names.bytes, part(&values[row])?);
+            }
+            names.bytes.extend_from_slice(naming.project.as_bytes());
+            names.ends.push(names.bytes.len());
+        }
+        Ok(names)
+    }
+
+    /// With none of a view's keys given: what Feast says about all that are missing.
+    fn check_given<'g>(&self, own: &Columns<'_>, given: impl Iterator<Item = &'g str>) -> Result<(), Raised> {
+        let is_given = |key: &&String| own.iter().any(|(known, _)| known == key);
+        let missing: Vec<&String> = self.expected.iter().filter(|key| !is_given(key)).collect();
+        if missing.is_empty() && self.expected.is_empty() {
+            return Ok(());
+        }
+        let list = |names: Vec<String>| format!("[{}]", names.join(", "));
+        let quoted = |names: &[&String]| list(names.iter().map(|name| repr(name)).collect());
+        // None has a value, those given included.
+        let empty: Vec<&String> = self.expected.iter().collect();
+        Err(Raised::key(&format!(
+            "Missing join key values for keys: {}. No values provided for keys: {}. Provided join_key_values: {}",
+            quoted(&missing),
+            quoted(&empty),
+            list(given.map(repr).collect())
+        )))
+    }
+}
+
+fn put(columns: &mut Vec<(String, Vec<Value>)>, name: &str, values: Vec<Value>) {
+    match columns.iter_mut().find(|(known, _)| known == name) {
+        Some(known) => known.1 = values,
+        None => columns.push((name.to_owned(), values)),
+    }
+}
+
+/// A value as a part of a key.
+pub(crate) fn part(value: &Value) -> Result<KeyPart<'_>, Raised> {
+    Ok(match &value.val {
+        Some(Val::Int64Val(v)) => KeyPart::I64(*v),
+        Some(Val::StringVal(v)) => KeyPart::String(v.as_bytes()),
+        Some(Val::Int32Val(v)) => KeyPart::I32(*v),
+        Some(Val::BytesVal(v)) => KeyPart::Bytes(v),
+        Some(Val::UnixTimestampVal(v)) => KeyPart::Timestamp(*v),
+        _ => {
+            let message = format!("Value type not supported for feast feature store: {}", coerce::text(value));
+            return Err(Raised::value(message));
+        }
+    })
+}
