@@ -175,5 +175,6 @@ fn open_journal(config: &JournalConfig) -> Result<Journal, weir_journal::OpenErr
     settings.queue_bytes = config.queue_bytes;
     settings.seal_after = config.seal_after;
     settings.fsync_every = config.fsync_every;
+    settings.feast_log = config.feast_log;
     Journal::open(settings)
 }

@@ -58,6 +58,8 @@ pub struct JournalConfig {
     pub seal_after: Duration,
     /// Longest time between a write and its fsync.
     pub fsync_every: Duration,
+    /// Whether answers are also written in the schema of Feast's feature log.
+    pub feast_log: bool,
 }
 
 /// Which store features are read from.
@@ -144,6 +146,7 @@ impl Config {
                 queue_bytes: journal.number("queue_mib", 1..=4_096).map_or(QUEUE_BYTES, |mib| mib << 20),
                 seal_after: journal.number("seal_after_s", 1..=86_400).map_or(SEAL_AFTER, Duration::from_secs),
                 fsync_every: journal.millis("fsync_every_ms", Duration::from_secs(60)).unwrap_or(FSYNC_EVERY),
+                feast_log: journal.flag("feast_log").unwrap_or(false),
             };
             journal.finish();
             config
@@ -170,9 +173,13 @@ impl Config {
         if let Some(dir) = overrides.journal {
             self.journal = Some(match self.journal {
                 Some(journal) => JournalConfig { dir, ..journal },
-                None => {
-                    JournalConfig { dir, queue_bytes: QUEUE_BYTES, seal_after: SEAL_AFTER, fsync_every: FSYNC_EVERY }
-                }
+                None => JournalConfig {
+                    dir,
+                    queue_bytes: QUEUE_BYTES,
+                    seal_after: SEAL_AFTER,
+                    fsync_every: FSYNC_EVERY,
+                    feast_log: false,
+                },
             });
         }
         self

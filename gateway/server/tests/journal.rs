@@ -63,7 +63,8 @@ async fn every_answer_a_caller_saw_survives_kill_9_exactly_once() {
     // Sealing every second, so that a kill meets it too.
     let setup = Setup::demo().journal();
     let journal = setup.journal_dir();
-    let table = format!("\n[journal]\ndir = \"{}\"\nqueue_mib = 4\nseal_after_s = 1\n", journal.display());
+    let table =
+        format!("\n[journal]\ndir = \"{}\"\nqueue_mib = 4\nseal_after_s = 1\nfeast_log = true\n", journal.display());
     let setup = setup.append("weir.toml", &table);
     let _leftover = Leftover(journal.clone());
     let rounds = std::env::var("WEIR_KILL_ROUNDS").map_or(KILL_ROUNDS, |n| n.parse().expect("a number of rounds"));
@@ -97,10 +98,13 @@ async fn every_answer_a_caller_saw_survives_kill_9_exactly_once() {
             seen.len()
         );
     }
-    // Also what nobody saw was written whole and once.
+    // Also what nobody saw was written whole and once, and in both datasets.
+    let logged = readers("logged", &journal, &[]).await;
+    assert_eq!(logged.as_object().map(serde_json::Map::len), served.as_object().map(serde_json::Map::len));
     for (request, found) in served.as_object().expect("requests") {
         let rows = found["rows"].as_u64().expect("a count");
         assert_eq!(*found, json!({ "rows": rows, "distinct": rows, "last": rows - 1 }), "{request}");
+        assert_eq!(logged[request], rows, "{request} in the log for Feast");
     }
     let on_their_way = served.as_object().expect("requests").len() - seen.len();
     assert!(on_their_way <= rounds * CALLERS, "a killed gateway can only owe one reply a caller: {on_their_way}");

@@ -1,6 +1,7 @@
 """Reads a journal as its readers do, with tools that are none of ours, and prints what they find as JSON.
 
     readers.py counts JOURNAL                     rows and distinct rows of every request, by DuckDB
+    readers.py logged JOURNAL                     rows of every request in the log for Feast, by DuckDB
     readers.py request JOURNAL SERVICE REQUEST    everything about one request, by pyarrow
     readers.py compare JOURNAL REQUEST COLUMN     sizes of both datasets, and one request's column with its
                                                   provenance, by pyarrow, DuckDB and pandas
@@ -24,6 +25,14 @@ def counts(journal):
             group by request_id"""
     ).fetchall()
     return {request: {"rows": n, "distinct": distinct, "last": last} for request, n, distinct, last in rows}
+
+
+def logged(journal):
+    rows = duckdb.sql(
+        f"""select __request_id, count(*) from read_parquet('{journal}/feast/*/*/*.parquet', union_by_name = true)
+            group by __request_id"""
+    ).fetchall()
+    return dict(rows)
 
 
 def request(journal, service, request_id):
@@ -90,4 +99,5 @@ def plain(value):
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    print(json.dumps({"counts": counts, "request": request, "compare": compare}[command](*arguments), default=plain))
+    commands = {"counts": counts, "logged": logged, "request": request, "compare": compare}
+    print(json.dumps(commands[command](*arguments), default=plain))
