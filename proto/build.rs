@@ -64,6 +64,6 @@ fn messages(files: &[&str], descriptors: &Path) -> Result<(), Box<dyn std::error
     let compiled = protox::compile(files, ["."])?;
     std::fs::write(descriptors, prost::Message::encode_to_vec(&compiled))?;
     // Maps in the order of their keys: the same message is the same bytes every time.
-    tonic_prost_build::configure().build_transport(false).btree_map(".").compile_fds(compiled)?;
+    tonic_prost_build::configure().build_transport(false).btree_map(".feast").compile_fds(compiled)?;
     Ok(())
 }

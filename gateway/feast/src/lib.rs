@@ -20,5 +20,5 @@ pub use lookup::{Lookup, Options, ViewRead, Wanted};
 pub use raised::{Class, Raised, repr};
 pub use registry::{Entity, Field, OnDemand, Projection, Registry, RegistryError, RowSource, Service, View, ViewKind};
 pub use request::{OnlineRequest, field, flag, object, parse, text as string, unprocessable};
-pub use rows::{HashNames, Naming, Rows};
+pub use rows::{HashNames, Naming, Rows, passed};
 pub use store_file::{Online, Repo, Topology};

@@ -162,3 +162,23 @@ pub(crate) fn part(value: &Value) -> Result<KeyPart<'_>, Raised> {
         }
     })
 }
+
+/// A column that came as protobuf: Feast passes such values on as they are where the column's type lets it.
+pub fn passed(values: Vec<Value>, of: ValueType) -> Result<Vec<Value>, Raised> {
+    let class = "<class 'feast.types.Value_pb2.Value'>";
+    match of {
+        _ if values.is_empty() => Ok(values),
+        ValueType::Int32 | ValueType::Int64 | ValueType::String | ValueType::Float => Ok(values),
+        ValueType::Invalid => {
+            Err(Raised::value("Value with native type value cannot be converted into Feast value type"))
+        }
+        ValueType::UnixTimestamp => Err(Raised::python(
+            "TypeError",
+            "int() argument must be a string, a bytes-like object or a real number, not 'Value'",
+        )),
+        ValueType::Bytes => {
+            Err(Raised::python("AssertionError", format!("Type `{class}` not in {{<class 'bytes'>}}")))
+        }
+        _ => Err(Raised::python("AssertionError", format!("Type `{class}` not taken"))),
+    }
+}

@@ -16,6 +16,7 @@ use weir_transform::Engine;
 use crate::admin::{self, Admin};
 use crate::config::{Config, JournalConfig};
 use crate::doors;
+use crate::feast::{self, Feast};
 use crate::gateway::{Admission, Clock, Gateway};
 use crate::reload::{self, Reloader};
 use crate::snapshot::chain;
@@ -55,6 +56,7 @@ pub struct App {
     public_door: JoinHandle<()>,
     admin_door: JoinHandle<()>,
     watcher: JoinHandle<()>,
+    registry: JoinHandle<()>,
 }
 
 /// How far the shutdown is: the operators' door closes last.
@@ -69,10 +71,14 @@ impl App {
     /// Checks the configuration, opens everything and starts to serve.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let engine = Engine::new(weir_transform::Settings::default())?;
-        let snapshot = {
+        let (snapshot, feast) = {
             let (config, engine) = (config.clone(), engine.clone());
             // Compiling components and reading files takes a while and blocks.
-            let built = tokio::task::spawn_blocking(move || reload::build(&config, &engine, None)).await;
+            let build = move || {
+                let feast = config.feast.clone().map(Feast::open).transpose()?.map(Arc::new);
+                Ok((reload::build(&config, &engine, None, feast.as_deref())?, feast))
+            };
+            let built = tokio::task::spawn_blocking(build).await;
             built.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(StartError::Config)?
         };
         let public = bind("callers", config.listen).await?;
@@ -80,7 +86,7 @@ impl App {
         let journal = config.journal.as_ref().map(open_journal).transpose()?;
         let clock = config.as_of_us.map_or(Clock::System, |as_of_us| Clock::Fixed { as_of_us });
         let admission = Admission::new(config.in_flight_max);
-        let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default()));
+        let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default(), feast));
 
         let (stop, _) = watch::channel(Stage::Serving);
         let until = |stage: Stage| {
@@ -99,8 +105,9 @@ impl App {
         let admin_door =
             tokio::spawn(doors::serve(operators, admin_routes.into(), until(Stage::Drained), config.drain));
         let watcher = tokio::spawn(reloader.watch());
+        let registry = tokio::spawn(feast::keep(Arc::clone(&gateway)));
         tracing::info!(%listen, %admin, catalog_version = &*gateway.snapshot().catalog.version, "serving");
-        Ok(Self { gateway, config, listen, admin, ready, stop, public_door, admin_door, watcher })
+        Ok(Self { gateway, config, listen, admin, ready, stop, public_door, admin_door, watcher, registry })
     }
 
     /// Where callers are served: the port that was chosen if 0 was asked for.
@@ -132,9 +139,10 @@ impl App {
 
     /// Leaves in order. No accepted request and no row is lost.
     pub async fn stop(self) {
-        let Self { gateway, ready, stop, public_door, admin_door, watcher, .. } = self;
+        let Self { gateway, ready, stop, public_door, admin_door, watcher, registry, .. } = self;
         ready.store(false, Ordering::Relaxed);
         watcher.abort();
+        registry.abort();
         stop.send_replace(Stage::Draining);
         finished(public_door.await);
         gateway.snapshot().store.drain().await;

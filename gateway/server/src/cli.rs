@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use weir_feast::Semantics;
 
 use crate::config::{Overrides, StoreUrl};
+use crate::feast::semantics;
 use crate::telemetry::LogFormat;
 
 /// Weir: features inside a latency budget, with the origin of every value.
@@ -64,7 +66,8 @@ pub struct Doors {
 impl Doors {
     /// As overrides, with the store to read from.
     pub fn over(self, store: Option<StoreUrl>) -> Overrides {
-        Overrides { listen: self.listen, admin: self.admin, store, journal: self.journal }
+        let Self { listen, admin, journal } = self;
+        Overrides { listen, admin, store, journal, ..Overrides::default() }
     }
 }
 
@@ -72,11 +75,19 @@ impl Doors {
 #[derive(Args, Debug)]
 pub struct Serve {
     /// Folder with weir.toml and catalog/.
-    #[arg(long, value_name = "DIR", env = "WEIR_CONFIG")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "DIR", env = "WEIR_CONFIG", required_unless_present = "feast")]
+    pub config: Option<PathBuf>,
     /// Store to read from: embedded or redis://…
     #[arg(long, value_name = "URL", env = "WEIR_STORE", value_parser = StoreUrl::parse)]
     pub store: Option<StoreUrl>,
+    /// Feast repository to serve in place of a Feast feature server: its folder, or feature_store.yaml, and
+    /// registry.db where that lies elsewhere.
+    #[arg(long, value_name = "PATH", num_args = 1..=2)]
+    pub feast: Vec<PathBuf>,
+    /// What statuses say: python (everything is PRESENT, as Feast's Python server has it) or strict (ttl counts, as its
+    /// Go and Java servers have it).
+    #[arg(long, value_name = "WHICH", value_parser = semantics)]
+    pub feast_semantics: Option<Semantics>,
     #[command(flatten)]
     /// Addresses and the journal.
     pub doors: Doors,

@@ -14,6 +14,7 @@ use weir_transform::Engine;
 use crate::app::{App, StartError};
 use crate::cli::{Assign, Check, Load, Plugin, Serve};
 use crate::config::{Config, Overrides, StoreUrl};
+use crate::feast::Feast;
 use crate::snapshot::{self, chain};
 use crate::{json, load};
 
@@ -24,7 +25,13 @@ const EX_USAGE: u8 = 2;
 
 /// Serves until SIGTERM or Ctrl-C; the second one leaves at once.
 pub async fn serve(args: Serve) -> ExitCode {
-    let config = match settings(&args.config, args.doors.over(args.store)) {
+    let Serve { config, store, feast, feast_semantics: semantics, doors } = args;
+    let overrides = Overrides { feast, semantics, ..doors.over(store) };
+    let read = match config {
+        Some(dir) => settings(&dir, overrides),
+        None => Config::of_feast(overrides),
+    };
+    let config = match read {
         Ok(config) => config,
         Err(mistakes) => return wrong_config(&mistakes),
     };
@@ -81,9 +88,10 @@ pub(crate) async fn told_to_stop() {
 pub fn check(args: &Check) -> ExitCode {
     let checked = settings(&args.config, Overrides::default()).and_then(|config| {
         let engine = Engine::new(weir_transform::Settings::default()).map_err(|e| engine_mistake(&args.config, &e))?;
-        let checked = snapshot::check(&config.dir, &engine)?;
+        let feast = config.feast.clone().map(Feast::open).transpose()?;
+        let checked = snapshot::check(&config, &engine, feast.as_ref())?;
         if config.store == StoreUrl::Embedded {
-            load::store(&config, &checked.catalog)?;
+            load::store(&config, &checked.catalog, feast.as_ref())?;
         }
         Ok(checked)
     });

@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use weir_domain::catalog::{Keys, Mistake, Mistakes, Place};
+use weir_domain::catalog::{Freshness, Keys, Mistake, Mistakes, Place};
+use weir_feast::Semantics;
 use weir_journal::{FSYNC_EVERY, QUEUE_BYTES, SEAL_AFTER};
+
+use crate::feast::{self, FeastConfig};
 
 /// Feast's own port, so that clients need only another host.
 const LISTEN: &str = "127.0.0.1:6566";
@@ -27,6 +30,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct Config {
     /// Folder with `weir.toml` and `catalog/`; paths in the catalog are relative to it.
     pub dir: PathBuf,
+    /// Where the catalog comes from.
+    pub catalog: CatalogFrom,
     /// Address for callers.
     pub listen: SocketAddr,
     /// Address for operators.
@@ -45,6 +50,17 @@ pub struct Config {
     pub drain: Duration,
     /// Where answers are written down; `None` = nowhere.
     pub journal: Option<JournalConfig>,
+    /// The Feast repository that is served too.
+    pub feast: Option<FeastConfig>,
+}
+
+/// Where the catalog comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogFrom {
+    /// The files in `catalog/`.
+    Folder,
+    /// The registry of the Feast repository: there is no configuration folder.
+    Feast,
 }
 
 /// Settings of the journal.
@@ -65,6 +81,8 @@ pub struct JournalConfig {
 /// Which store features are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreUrl {
+    /// Where the Feast repository says.
+    Feast,
     /// In process, from the Parquet files beside the catalog.
     Embedded,
     /// `redis://…`.
@@ -93,6 +111,10 @@ pub struct Overrides {
     pub store: Option<StoreUrl>,
     /// `--journal`
     pub journal: Option<PathBuf>,
+    /// `--feast`: the repository, and its registry where that lies elsewhere.
+    pub feast: Vec<PathBuf>,
+    /// `--feast-semantics`
+    pub semantics: Option<Semantics>,
 }
 
 impl Config {
@@ -112,6 +134,16 @@ impl Config {
         }
     }
 
+    /// What a Feast repository alone is served with: every setting has its default.
+    pub fn of_feast(overrides: Overrides) -> Result<Self, Vec<Mistake>> {
+        let dir = overrides.feast.first().cloned().unwrap_or_default();
+        let mistakes = Mistakes::default();
+        match Keys::parse("weir.toml", "", &mistakes).map(|keys| Self::read(&dir, keys)) {
+            Some(config) if mistakes.is_empty() => Ok(Self { catalog: CatalogFrom::Feast, ..config }.with(overrides)),
+            _ => Err(mistakes.into_vec()),
+        }
+    }
+
     fn read(dir: &Path, mut keys: Keys<'_, '_>) -> Self {
         keys.rename("weir.toml".to_owned());
         let listen = address(&mut keys, "listen", LISTEN);
@@ -120,7 +152,9 @@ impl Config {
         if namespace.is_empty() || namespace.contains(':') {
             keys.mistake("namespace", "is empty or has a colon, which ends the namespace in every key");
         }
-        let store = keys.text("store").map_or(Ok(StoreUrl::Embedded), |text| StoreUrl::parse(&text));
+        let feast = keys.table("feast").map(|keys| read_feast(dir, keys));
+        let default = if feast.is_some() { StoreUrl::Feast } else { StoreUrl::Embedded };
+        let store = keys.text("store").map_or(Ok(default), |text| StoreUrl::parse(&text));
         let store = store.unwrap_or_else(|error| {
             keys.mistake("store", error);
             StoreUrl::Embedded
@@ -154,6 +188,8 @@ impl Config {
         keys.finish();
         Self {
             dir: dir.to_owned(),
+            catalog: CatalogFrom::Folder,
+            feast,
             listen,
             admin,
             namespace,
@@ -169,6 +205,17 @@ impl Config {
     fn with(mut self, overrides: Overrides) -> Self {
         self.listen = overrides.listen.unwrap_or(self.listen);
         self.admin = overrides.admin.unwrap_or(self.admin);
+        let mut paths = overrides.feast.into_iter();
+        if let Some(repo) = paths.next() {
+            let base = self.feast.take().unwrap_or_else(|| FeastConfig::new(PathBuf::new()));
+            self.feast = Some(FeastConfig { repo, registry: paths.next(), ..base });
+            if self.store == StoreUrl::Embedded {
+                self.store = StoreUrl::Feast;
+            }
+        }
+        if let (Some(feast), Some(semantics)) = (&mut self.feast, overrides.semantics) {
+            feast.semantics = semantics;
+        }
         self.store = overrides.store.unwrap_or(self.store);
         if let Some(dir) = overrides.journal {
             self.journal = Some(match self.journal {
@@ -183,6 +230,29 @@ impl Config {
             });
         }
         self
+    }
+}
+
+fn read_feast(dir: &Path, mut keys: Keys<'_, '_>) -> FeastConfig {
+    let repo = keys.required_text("repo").unwrap_or_default();
+    let registry = keys.text("registry").map(|path| dir.join(path));
+    let semantics = keys.text("semantics").map_or(Ok(Semantics::default()), |text| feast::semantics(&text));
+    let semantics = semantics.unwrap_or_else(|error| {
+        keys.mistake("semantics", error);
+        Semantics::default()
+    });
+    let most = Duration::from_secs(86_400);
+    let fresh_for = keys.millis("fresh_ms", most).unwrap_or(feast::CACHE.fresh_for);
+    let stale_for = keys.millis("stale_ms", most).unwrap_or(feast::CACHE.stale_for).max(fresh_for);
+    let negative_for = keys.millis("negative_ms", most).unwrap_or(feast::CACHE.negative_for);
+    let budget = keys.millis("budget_ms", Duration::from_secs(60)).unwrap_or(feast::BUDGET);
+    keys.finish();
+    FeastConfig {
+        registry,
+        semantics,
+        budget,
+        cache: Freshness { fresh_for, stale_for, negative_for },
+        repo: dir.join(repo),
     }
 }
 

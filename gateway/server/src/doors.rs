@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,10 +25,11 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::{Service, ServiceExt};
-use weir_proto::encoded::FeatureServiceServer;
+use weir_proto::encoded::{FeatureServiceServer, GrpcFeatureServerServer, ServingServiceServer};
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
 
+use crate::feast::{self, Feast, FeastGrpc};
 use crate::gateway::Gateway;
 use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
@@ -61,12 +62,14 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 pub(crate) struct Door {
     /// The call that everybody makes all the time; it is not sent through the router.
     features: Option<FeatureServiceServer<Grpc>>,
+    /// Feast's own such call.
+    online: Option<(Arc<Gateway>, Arc<Feast>)>,
     routes: Router,
 }
 
 impl From<Router> for Door {
     fn from(routes: Router) -> Self {
-        Self { features: None, routes }
+        Self { features: None, online: None, routes }
     }
 }
 
@@ -79,7 +82,11 @@ impl Door {
                 Some(mut features) if request.uri().path() == GET_FEATURES => {
                     features.call(request).await.map(|response| response.map(Body::new))
                 }
-                _ => self.routes.oneshot(request).await,
+                _ if request.uri().path() == feast::ONLINE && request.method() == Method::POST => match self.online {
+                    Some((gateway, feast)) => Ok(feast::online(&gateway, &feast, request).await),
+                    None => self.routes.oneshot(request.map(Body::new)).await,
+                },
+                _ => self.routes.oneshot(request.map(Body::new)).await,
             }
         };
         match tokio::time::timeout(REQUEST_MAX, answered).await {
@@ -95,19 +102,32 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     let grpc = Grpc(Arc::clone(gateway));
     let features = FeatureServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
     let experiments = ExperimentServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
+    let online = gateway.feast.clone().map(|feast| (Arc::clone(gateway), feast));
     let health = HealthServer::new(HealthService::from_health_reporter(serving().await));
     let mut routes = Routes::default().add_service(features.clone()).add_service(experiments).add_service(health);
+    let mut json = http::routes(Arc::clone(gateway));
+    if let Some((gateway, feast)) = online.clone() {
+        json = json.merge(feast::routes(Arc::clone(&gateway), Arc::clone(&feast)));
+        let grpc = FeastGrpc { gateway, feast };
+        let python = GrpcFeatureServerServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
+        let go = ServingServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
+        routes = routes.add_service(python).add_service(go);
+    }
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let mut builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        if online.is_some() {
+            builder = builder.register_encoded_file_descriptor_set(weir_proto::feast::FILE_DESCRIPTOR_SET);
+        }
+        builder
     };
     // Older clients ask for v1alpha. The descriptors were made by our own build: they always parse.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         routes = routes.add_service(v1).add_service(v1alpha);
     }
-    let routes = http::routes(Arc::clone(gateway)).merge(routes.into_axum_router()).fallback(nowhere);
-    Door { features: Some(features), routes }
+    let routes = json.merge(routes.into_axum_router()).fallback(nowhere);
+    Door { features: Some(features), online, routes }
 }
 
 /// A path that leads nowhere, said in the caller's own protocol.

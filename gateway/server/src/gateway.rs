@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use weir_domain::Refusal;
 use weir_journal::Journal;
 
+use crate::feast::Feast;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 
@@ -22,6 +23,8 @@ pub struct Gateway {
     pub journal: Option<Journal>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The Feast repository that is served too.
+    pub feast: Option<Arc<Feast>>,
 }
 
 impl Gateway {
@@ -32,8 +35,9 @@ impl Gateway {
         clock: Clock,
         journal: Option<Journal>,
         metrics: Arc<Metrics>,
+        feast: Option<Arc<Feast>>,
     ) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), admission, clock, journal, metrics }
+        Self { snapshot: ArcSwap::from_pointee(snapshot), admission, clock, journal, metrics, feast }
     }
 
     /// What the next request is answered from.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod demo;
 mod doors;
 mod encode;
+pub mod feast;
 pub mod gateway;
 mod grpc;
 mod http;

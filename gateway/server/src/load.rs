@@ -11,19 +11,26 @@ use weir_journal::table::{Table, TableError, read_table};
 use weir_store::{Backend, CacheSettings, Embedded, LoadError, Loader, Redis, Store, entity_keys, pack_rows};
 
 use crate::config::{Config, StoreUrl};
+use crate::feast::Feast;
 use crate::snapshot::chain;
 
 /// Opens the store the configuration names. An unreachable Redis is no mistake: it may come back.
-pub(crate) fn store(config: &Config, catalog: &Catalog) -> Result<Store, Vec<Mistake>> {
+pub(crate) fn store(config: &Config, catalog: &Catalog, feast: Option<&Feast>) -> Result<Store, Vec<Mistake>> {
     let settings = CacheSettings { capacity_bytes: config.cache_bytes };
     let backend = match &config.store {
         StoreUrl::Embedded => Backend::Embedded(embedded(config, catalog)?),
-        StoreUrl::Redis(url) => Backend::Redis(
-            Redis::open(url)
-                .map_err(|error| vec![Mistake { at: place(config), message: format!("store: {}", chain(&error)) }])?,
-        ),
+        StoreUrl::Redis(url) => Backend::Redis(redis(config, url)?),
+        StoreUrl::Feast => {
+            let url = feast.map(Feast::store_url).unwrap_or_default();
+            Backend::Redis(redis(config, &url)?)
+        }
     };
     Ok(Store::new(backend, settings, &config.namespace))
+}
+
+fn redis(config: &Config, url: &str) -> Result<Redis, Vec<Mistake>> {
+    let mistake = |error| vec![Mistake { at: place(config), message: format!("store: {}", chain(&error)) }];
+    Redis::open(url).map_err(mistake)
 }
 
 fn place(config: &Config) -> weir_domain::catalog::Place {

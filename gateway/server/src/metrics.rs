@@ -1,6 +1,8 @@
 //! Every metric the gateway exports, in one place: what is counted per request here, what the store and the
 //! journal count themselves in `scrape`.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -12,6 +14,7 @@ use weir_domain::{Answer, Provenance, Refusal};
 use weir_journal::DropReason;
 use weir_store::{BreakerState, Trouble};
 
+use crate::feast::Real;
 use crate::gateway::Gateway;
 use crate::pipeline::Meta;
 
@@ -125,6 +128,20 @@ impl Metrics {
                 let label = Value { service: service(), provenance: provenance.name() };
                 self.values.get_or_create(&label).inc_by(count);
             }
+        }
+    }
+
+    /// An answer through one of Feast's doors.
+    pub(crate) fn answered_feast(&self, service: Option<&str>, rows: usize, spent: Duration, real: &Real) {
+        // Lists of features have no name, and no label is made of them.
+        let service = service.unwrap_or("features");
+        let label = Service { service: service.to_owned() };
+        self.requests.get_or_create(&label).inc();
+        self.rows.get_or_create(&label).inc_by(rows as u64);
+        self.duration.get_or_create(&label).observe(spent.as_secs_f64());
+        for (provenance, count) in real.counts() {
+            let label = Value { service: service.to_owned(), provenance: provenance.name() };
+            self.values.get_or_create(&label).inc_by(u64::from(count));
         }
     }
 

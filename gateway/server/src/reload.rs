@@ -12,6 +12,7 @@ use weir_store::Store;
 use weir_transform::Engine;
 
 use crate::config::{Config, StoreUrl};
+use crate::feast::Feast;
 use crate::gateway::Gateway;
 use crate::load;
 use crate::snapshot::{self, Snapshot};
@@ -43,7 +44,7 @@ impl Reloader {
         let this = Arc::clone(self);
         let store = Arc::clone(&self.gateway.snapshot().store);
         // Reading files and compiling components blocks; requests go on meanwhile.
-        let built = tokio::task::spawn_blocking(move || build(&this.config, &this.engine, Some(store))).await;
+        let built = tokio::task::spawn_blocking(move || build(&this.config, &this.engine, Some(store), this.gateway.feast.as_deref())).await;
         let built = built.unwrap_or_else(|_| Err(vec![crashed(&self.config.dir)]));
         match built {
             Ok(snapshot) => {
@@ -105,11 +106,16 @@ fn matters(event: &notify::Event) -> bool {
 
 /// Reads and checks everything and puts a snapshot together. A Redis store outlives snapshots with its cache and
 /// connections; an embedded one is loaded anew.
-pub(crate) fn build(config: &Config, engine: &Engine, store: Option<Arc<Store>>) -> Result<Snapshot, Vec<Mistake>> {
-    let checked = snapshot::check(&config.dir, engine)?;
+pub(crate) fn build(
+    config: &Config,
+    engine: &Engine,
+    store: Option<Arc<Store>>,
+    feast: Option<&Feast>,
+) -> Result<Snapshot, Vec<Mistake>> {
+    let checked = snapshot::check(config, engine, feast)?;
     let store = match (&config.store, store) {
-        (StoreUrl::Redis(_), Some(store)) => store,
-        _ => Arc::new(load::store(config, &checked.catalog)?),
+        (StoreUrl::Redis(_) | StoreUrl::Feast, Some(store)) => store,
+        _ => Arc::new(load::store(config, &checked.catalog, feast)?),
     };
     Ok(Snapshot::new(checked, store))
 }

@@ -11,7 +11,8 @@ use weir_domain::plan::{self, PlanSet, Step};
 use weir_store::Store;
 use weir_transform::{Engine, Runner};
 
-use crate::config::unreadable;
+use crate::config::{CatalogFrom, Config, unreadable};
+use crate::feast::Feast;
 
 /// Runners by transform and version.
 type Runners = HashMap<(Arc<str>, u32), Arc<Runner>>;
@@ -54,11 +55,14 @@ pub struct Checked {
     runners: Runners,
 }
 
-/// Reads, compiles and loads everything below `dir`, or lists every mistake at once.
-pub fn check(dir: &Path, engine: &Engine) -> Result<Checked, Vec<Mistake>> {
-    let catalog = catalog(dir)?;
+/// Reads, compiles and loads everything that is configured, or lists every mistake at once.
+pub fn check(config: &Config, engine: &Engine, feast: Option<&Feast>) -> Result<Checked, Vec<Mistake>> {
+    let catalog = match (config.catalog, feast) {
+        (CatalogFrom::Feast, Some(feast)) => feast.catalog()?,
+        _ => catalog(&config.dir)?,
+    };
     let compiled = plan::compile(&catalog);
-    let loaded = load_transforms(dir, engine, &catalog);
+    let loaded = load_transforms(&config.dir, engine, &catalog);
     match (compiled, loaded) {
         (Ok(plans), Ok(runners)) => Ok(Checked { catalog, plans, runners }),
         (compiled, loaded) => {

@@ -1,0 +1,144 @@
+//! Feast's gRPC services: that of its Go and Java servers, and that of its Python server.
+
+use std::sync::Arc;
+
+use tonic::{Code, Request, Response, Status};
+use tracing::Instrument;
+use weir_feast::{Class, Raised, passed};
+use weir_proto::encoded::{Encoded, GrpcFeatureServer, ServingService};
+use weir_proto::feast::python::{
+    PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse,
+};
+use weir_proto::feast::serving::{
+    GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest, get_online_features_request::Kind,
+};
+use weir_proto::feast::types::RepeatedValue;
+
+use super::Feast;
+use super::serve::{self, Ask, Unanswered};
+use crate::gateway::Gateway;
+use crate::pipeline::Arrival;
+use crate::timeout::ArrivedAt;
+use crate::{refuse, telemetry, timeout};
+
+/// The version of Feast whose answers these are.
+const VERSION: &str = "0.67.0";
+
+/// Both services.
+#[derive(Clone)]
+pub(crate) struct FeastGrpc {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) feast: Arc<Feast>,
+}
+
+/// Which of the servers is stood in for: they differ in what errors are.
+#[derive(Clone, Copy, PartialEq)]
+enum Server {
+    Go,
+    Python,
+}
+
+#[tonic::async_trait]
+impl ServingService for FeastGrpc {
+    async fn get_feast_serving_info(
+        &self,
+        _: Request<GetFeastServingInfoRequest>,
+    ) -> Result<Response<GetFeastServingInfoResponse>, Status> {
+        Ok(Response::new(GetFeastServingInfoResponse { version: VERSION.to_owned() }))
+    }
+
+    async fn get_online_features(
+        &self,
+        request: Request<GetOnlineFeaturesRequest>,
+    ) -> Result<Response<Encoded>, Status> {
+        self.online(request, Server::Go).await
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcFeatureServer for FeastGrpc {
+    async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushResponse>, Status> {
+        drop(request);
+        Err(Status::unimplemented("push"))
+    }
+
+    async fn write_to_online_store(
+        &self,
+        request: Request<WriteToOnlineStoreRequest>,
+    ) -> Result<Response<WriteToOnlineStoreResponse>, Status> {
+        drop(request);
+        Err(Status::unimplemented("write"))
+    }
+
+    async fn get_online_features(
+        &self,
+        request: Request<GetOnlineFeaturesRequest>,
+    ) -> Result<Response<Encoded>, Status> {
+        self.online(request, Server::Python).await
+    }
+}
+
+impl FeastGrpc {
+    async fn online(&self, request: Request<GetOnlineFeaturesRequest>, server: Server) -> Result<Response<Encoded>, Status> {
+        let (metadata, extensions, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let span = telemetry::request_span("feast grpc", &headers);
+        let at = extensions.get::<ArrivedAt>().map_or_else(tokio::time::Instant::now, |arrived| arrived.0);
+        let answered = async {
+            let timeout = timeout::read(&headers)?;
+            self.answer(request, Arrival { at, timeout }, server).await
+        };
+        answered.instrument(span).await.map(Response::new).map_err(|why| self.told(why, server))
+    }
+
+    async fn answer(
+        &self,
+        request: GetOnlineFeaturesRequest,
+        arrival: Arrival,
+        server: Server,
+    ) -> Result<Encoded, Unanswered> {
+        let GetOnlineFeaturesRequest { kind, entities, request_context, full_feature_names, .. } = request;
+        let (features, service) = match kind {
+            Some(Kind::FeatureService(name)) => (Vec::new(), Some(name)),
+            Some(Kind::Features(list)) => (list.val, None),
+            None => (Vec::new(), None),
+        };
+        let ask = Ask {
+            features: &features,
+            service: service.as_deref(),
+            full_names: full_feature_names,
+            // The Python server does not hand this on.
+            with_versions: server == Server::Go && request.include_feature_view_version_metadata,
+        };
+        let names: Vec<String> = entities.keys().chain(request_context.keys()).cloned().collect();
+        let given: Vec<RepeatedValue> = entities.into_values().chain(request_context.into_values()).collect();
+        let columns = |lookup: &weir_feast::Lookup| -> Result<Vec<_>, Raised> {
+            let columns = names.iter().zip(given);
+            columns.map(|(name, given)| Ok((name.as_str(), passed(given.val, lookup.type_of(name))?))).collect()
+        };
+        let (bytes, _) =
+            serve::online(&self.gateway, &self.feast, arrival, &ask, columns, |answer| answer.to_proto()).await?;
+        Ok(Encoded(bytes))
+    }
+
+    fn told(&self, unanswered: Unanswered, server: Server) -> Status {
+        match unanswered {
+            Unanswered::Refused(refusal) => {
+                self.gateway.metrics.refused(&refusal);
+                refuse::grpc(&refusal)
+            }
+            Unanswered::Raised(raised) if server == Server::Go => {
+                let code = match raised.class {
+                    Class::Feast(_, 404) => Code::NotFound,
+                    _ => Code::InvalidArgument,
+                };
+                Status::new(code, raised.message)
+            }
+            Unanswered::Raised(raised) => match raised.class {
+                Class::Feast("FeatureServiceNotFoundException", _) => Status::internal(raised.message),
+                // What grpc makes of an exception that nobody catches.
+                _ => Status::unknown(format!("Exception calling application: {}", raised.message)),
+            },
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Standing in for a Feast feature server: its registry, read again in the background, and its doors. What Feast's
+//! words mean is `weir-feast`'s business; here they meet the store, the budget, the metrics and the journal.
+
+mod grpc;
+mod http;
+mod registry;
+mod serve;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use weir_domain::catalog::{self, Catalog, Freshness, Mistake};
+use weir_feast::{Lookup, Naming, Options, Raised, Registry, Repo, Semantics, Wanted};
+
+pub(crate) use grpc::FeastGrpc;
+pub(crate) use http::{ONLINE, online, routes};
+pub(crate) use registry::keep;
+pub(crate) use serve::Real;
+
+/// Resolved lists of references that are kept. Clients send the same few over and over; one that does not must not
+/// fill the memory.
+const LOOKUPS_MAX: usize = 4_096;
+
+/// What is served in Feast's place, as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeastConfig {
+    /// The repository: its folder, or `feature_store.yaml` itself.
+    pub repo: PathBuf,
+    /// `registry.db`, where it is not where the repository says.
+    pub registry: Option<PathBuf>,
+    /// What statuses say.
+    pub semantics: Semantics,
+    /// Most time an answer may take.
+    pub budget: Duration,
+    /// How long rows may be kept.
+    pub cache: Freshness,
+}
+
+impl FeastConfig {
+    /// A repository with every default.
+    pub fn new(repo: PathBuf) -> Self {
+        Self { repo, registry: None, semantics: Semantics::default(), budget: BUDGET, cache: CACHE }
+    }
+}
+
+/// Reads `python` or `strict`.
+pub fn semantics(text: &str) -> Result<Semantics, String> {
+    match text {
+        "python" => Ok(Semantics::Python),
+        "strict" => Ok(Semantics::Strict),
+        other => Err(format!("{other:?}: \"python\" or \"strict\" is expected")),
+    }
+}
+
+/// Answers without a deadline of the caller's own have this long. Feast has no deadline at all; a healthy Redis answers
+/// in a few milliseconds, and a model that waits longer than this has other troubles.
+pub(crate) const BUDGET: Duration = Duration::from_millis(200);
+/// Feast reads every value from Redis when it is asked for it, and so do we: what was just written is served. Rows are
+/// kept all the same, for when Redis does not answer.
+pub(crate) const CACHE: Freshness =
+    Freshness { fresh_for: Duration::ZERO, stale_for: Duration::from_secs(60), negative_for: Duration::ZERO };
+
+/// A Feast repository that is served.
+pub struct Feast {
+    pub(crate) config: FeastConfig,
+    pub(crate) repo: Repo,
+    current: ArcSwap<Current>,
+}
+
+/// A registry as it was read last, with what requests have asked of it so far.
+pub(crate) struct Current {
+    pub(crate) registry: Registry,
+    pub(crate) options: Options,
+    pub(crate) naming: Naming,
+    lookups: RwLock<HashMap<Vec<u8>, Arc<Lookup>>>,
+}
+
+impl Feast {
+    /// Opens a repository; an unreadable one is a mistake of the configuration.
+    pub fn open(config: FeastConfig) -> Result<Self, Vec<Mistake>> {
+        let repo = registry::repo(&config)?;
+        let registry = registry::read(&config, &repo)?;
+        let current = ArcSwap::from_pointee(Current::new(&config, &repo, registry));
+        Ok(Self { config, repo, current })
+    }
+
+    /// The catalog that the registry amounts to.
+    pub(crate) fn catalog(&self) -> Result<Catalog, Vec<Mistake>> {
+        catalog::read(&[(self.config.repo.display().to_string(), String::new())])
+    }
+
+    /// Where the features lie.
+    pub(crate) fn store_url(&self) -> String {
+        let online = &self.repo.online;
+        let node = online.nodes.first().map(|(host, port)| format!("{host}:{port}")).unwrap_or_default();
+        format!("redis://{node}/{}", online.db)
+    }
+
+    pub(crate) fn current(&self) -> Arc<Current> {
+        self.current.load_full()
+    }
+
+    pub(crate) fn replace(&self, registry: Registry) {
+        self.current.store(Arc::new(Current::new(&self.config, &self.repo, registry)));
+    }
+}
+
+impl Current {
+    fn new(config: &FeastConfig, repo: &Repo, registry: Registry) -> Self {
+        let options = Options {
+            versioning: repo.versioning,
+            serves_while_materializing: repo.serves_while_materializing,
+            cache: config.cache,
+        };
+        let naming = Naming { format: repo.key_format, project: repo.project.clone() };
+        Self { registry, options, naming, lookups: RwLock::default() }
+    }
+
+    /// References, resolved; what was asked before is found again.
+    pub(crate) fn lookup(&self, features: &[String], service: Option<&str>, full: bool) -> Result<Arc<Lookup>, Raised> {
+        let mut key = vec![u8::from(full) << 1 | u8::from(service.is_some())];
+        for name in service.into_iter().chain(features.iter().map(String::as_str).filter(|_| service.is_none())) {
+            key.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            key.extend_from_slice(name.as_bytes());
+        }
+        let known = self.lookups.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let wanted = service.map_or(Wanted::Features(features), Wanted::Service);
+        let lookup = Arc::new(Lookup::compile(&self.registry, wanted, full, &self.options)?);
+        let mut lookups = self.lookups.write().unwrap_or_else(PoisonError::into_inner);
+        if lookups.len() >= LOOKUPS_MAX {
+            lookups.clear();
+        }
+        lookups.insert(key, Arc::clone(&lookup));
+        Ok(lookup)
+    }
+}

@@ -1,0 +1,151 @@
+//! A request for online features through Feast's doors: the same stages as in `pipeline.rs`, over rows of Feast's own
+//! hashes whose values are handed on as they are.
+
+use bytes::Bytes;
+use tracing::{Instrument, debug_span};
+use weir_domain::feast::HashRow;
+use weir_domain::{Budget, Provenance, Refusal};
+use weir_feast::{Answer, Column, Found, Lookup, Raised, Rows};
+use weir_proto::feast::types::Value;
+use weir_store::{HashAsk, HashFound, Hashes, Limits};
+
+use super::{Current, Feast};
+use crate::gateway::Gateway;
+use crate::pipeline::Arrival;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// What Feast would have raised.
+    Raised(Raised),
+    /// What only we refuse: too much load, too little time.
+    Refused(Refusal),
+}
+
+impl From<Raised> for Unanswered {
+    fn from(raised: Raised) -> Self {
+        Self::Raised(raised)
+    }
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What is asked for, with its columns typed.
+pub(crate) struct Ask<'a> {
+    pub(crate) features: &'a [String],
+    pub(crate) service: Option<&'a str>,
+    pub(crate) full_names: bool,
+    pub(crate) with_versions: bool,
+}
+
+/// How much of an answer is what the store holds now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Real {
+    counts: [u32; 64],
+}
+
+impl Real {
+    /// `CACHE=3,STALE=2` for whatever was not read from the store for this answer; empty when everything was.
+    pub(crate) fn exceptions(&self) -> String {
+        let counted = |p: &Provenance| self.counts[*p as usize & 63];
+        let unusual = |p: &Provenance| !matches!(p, Provenance::Store | Provenance::Missing) && counted(p) > 0;
+        let told = Provenance::ALL.into_iter().filter(unusual).map(|p| format!("{}={}", p.name(), counted(&p)));
+        told.collect::<Vec<_>>().join(",")
+    }
+
+    fn of(hashes: &Hashes, lookup: &Lookup) -> Self {
+        let mut real = Self { counts: [0; 64] };
+        for (read, rows) in lookup.reads.iter().zip(&hashes.rows) {
+            for &entity in rows {
+                let provenance = match hashes.found[entity as usize] {
+                    HashFound::Row { provenance, .. } | HashFound::Hole(provenance) => provenance,
+                };
+                real.counts[provenance as usize & 63] += read.features.len() as u32;
+            }
+        }
+        real
+    }
+
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (Provenance, u32)> {
+        let counts = self.counts;
+        Provenance::ALL.into_iter().map(move |p| (p, counts[p as usize & 63])).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// Answers one request. `columns` gives the entities' values, each of the type that the lookup has for its name.
+pub(crate) async fn online<'c>(
+    gateway: &Gateway,
+    feast: &Feast,
+    arrival: Arrival,
+    ask: &Ask<'_>,
+    columns: impl FnOnce(&Lookup) -> Result<Vec<(&'c str, Vec<Value>)>, Raised>,
+    encode: fn(&Answer<'_>) -> Vec<u8>,
+) -> Result<(Bytes, Real), Unanswered> {
+    let _permit = gateway.admission.admit()?;
+    let current = feast.current();
+    let lookup = current.lookup(ask.features, ask.service, ask.full_names)?;
+    let rows = lookup.bind(columns(&lookup)?, &current.naming)?;
+    if let Some(view) = lookup.computed.first() {
+        return Err(cannot_compute(&view.name).into());
+    }
+    let budget = Budget::grant(arrival.timeout, feast.config.budget)?;
+    let limits =
+        Limits { deadline: arrival.at + budget.store_until(0), now_us: gateway.clock.now_us(), max_stale: None };
+
+    let asks = asks(&lookup, &rows);
+    let reading = gateway.snapshot().store.clone();
+    let hashes = reading.fetch_hashes(&asks, limits).instrument(debug_span!("fetch", reads = asks.len())).await;
+    let bytes = answered(&current, feast, ask, &lookup, &rows, &hashes, limits.now_us, encode);
+    let real = Real::of(&hashes, &lookup);
+    gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, arrival.at.elapsed(), &real);
+    Ok((bytes, real))
+}
+
+fn asks(lookup: &Lookup, rows: &Rows) -> Vec<HashAsk> {
+    let names = rows.hashes.iter().zip(&lookup.reads);
+    names.map(|(names, read)| HashAsk { read: read.hash.clone(), keys: names.bytes.clone(), ends: names.ends.clone() }).collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything an answer is made of, once")]
+fn answered(
+    _current: &Current,
+    feast: &Feast,
+    ask: &Ask<'_>,
+    lookup: &Lookup,
+    rows: &Rows,
+    hashes: &Hashes,
+    now_us: i64,
+    encode: fn(&Answer<'_>) -> Vec<u8>,
+) -> Bytes {
+    let found: Vec<Found<'_>> = hashes.found.iter().map(found).collect();
+    let columns: Vec<Column<'_>> = hashes.rows.iter().map(|rows| Column { rows, found: &found }).collect();
+    let answer = Answer {
+        lookup,
+        rows,
+        columns: &columns,
+        computed: &[],
+        with_versions: ask.with_versions,
+        semantics: feast.config.semantics,
+        now: now_us / 1_000_000,
+    };
+    encode(&answer).into()
+}
+
+fn found(found: &HashFound) -> Found<'_> {
+    match found {
+        HashFound::Row { row, .. } => HashRow::parse(row).map_or(Found::Unread, Found::Row),
+        HashFound::Hole(Provenance::Missing) => Found::Missing,
+        HashFound::Hole(_) => Found::Unread,
+    }
+}
+
+/// On-demand views are Python inside Feast.
+fn cannot_compute(view: &str) -> Raised {
+    Raised::value(format!(
+        "On demand feature view '{view}' is computed by Python inside Feast and cannot run here. A Wasm transform named '{view}' in the catalog takes its place."
+    ))
+}
