@@ -8,7 +8,7 @@ from values import TYPES, WRITABLE
 NAMES = ["stats", "user_features", "é", "東京", "v2", "x__y", "a-b", "9lives", "UPPER", "with space", "ß", "🦀", "a.b", "_", "stats_v1"]
 KEY_NAMES = ["id", "ID", "user_id", "a", "Z", "é_id", "東", "id_2", "b__c", "key with space"]
 FEATURE_NAMES = ["a", "b", "c", "A", "rate", "naïve", "x:y", "x__y", "値", "f 1", "__f", "n0", "id", "event"]
-KEY_KINDS = ["int64", "int64", "int32", "string", "string", "time", "bytes"]
+KEY_KINDS = [*["int64", "string"] * 4, *["int32", "time"] * 2, "bytes"]
 
 
 def describe(draft):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import redis
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.types import PrimitiveFeastType, from_feast_type
@@ -53,7 +53,9 @@ class View:
     rows: list = field(default_factory=list)
     push_source: str = ""
     serves: bool = True
+    # How often the view was changed, and the features that only former versions have.
     versions: int = 0
+    former: list = field(default_factory=list)
 
 
 @dataclass
@@ -197,7 +199,9 @@ class Draft:
         schema = [Field(name=feature, dtype=TYPES[kind][0]) for feature, kind in features.items()]
         entities = [self.entities[entity][0] for entity in old.entities]
         made = FeatureView(name=name, entities=entities, schema=schema, source=old.batch_source, ttl=old.ttl, **more)
-        view = replace(self.views[name], features=dict(features), versions=self.views[name].versions + 1)
+        was = self.views[name]
+        former = [feature for feature in [*was.former, *was.features] if feature not in features]
+        view = replace(was, features=dict(features), versions=was.versions + 1, former=former)
         self.views[name] = view
         self.rounds.append((made, view))
 
@@ -311,6 +315,3 @@ def seen_by_callers(made, draft):
         if view:
             parts.append(({projection.join_key_map.get(key, key): key for key in view.keys}, view.name))
     return Service(made.name, parts)
-
-
-__all__ = ["Draft", "Options", "Repo", "RepoConfig", "View", "build", "copied", "copy_data"]

@@ -232,13 +232,14 @@ FEAST_ENV = {"FEAST_USAGE": "False", "PYTHONWARNINGS": "ignore"}
 
 
 def weir_binary():
-    """WEIR, or the release build, or the debug build: the first that is there, if it knows about Feast."""
+    """WEIR, or the release build, or the debug build: the first that is there and knows about Feast."""
     named = os.environ.get("WEIR")
     places = [Path(named)] if named else [REPO / "target/release/weir", REPO / "target/debug/weir"]
-    for place in places:
-        if place.is_file():
-            known = subprocess.run([place, "serve", "--help"], capture_output=True, text=True)
-            if "--feast" in known.stdout + known.stderr:
-                return place
-            raise SystemExit(f"{place} has no `serve --feast`: build it anew, or name another binary in WEIR")
+    there = [place for place in places if place.is_file()]
+    for place in there:
+        known = subprocess.run([place, "serve", "--help"], capture_output=True, text=True)
+        if "--feast" in known.stdout + known.stderr:
+            return place
+    if there:
+        raise SystemExit(f"no `serve --feast` in {' or '.join(map(str, there))}: build anew, or name a binary in WEIR")
     raise SystemExit(f"no weir at {' or '.join(map(str, places))}: cargo build --release -p weir")
