@@ -7,8 +7,13 @@ use weir_proto::feast::types::Value;
 
 use crate::json;
 use crate::lookup::{Lookup, ViewRead};
+use crate::raised::Raised;
 use crate::rows::Rows;
 use crate::wire;
+use crate::zoned::date;
+
+/// Seconds of the years 1 to 9999.
+const YEARS: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
 
 /// What statuses say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +71,21 @@ pub(crate) struct Cell<'a> {
 }
 
 impl<'a> Answer<'a> {
+    /// Python's calendar ends with the year 9999: an event time past it makes Feast answer with an error.
+    pub fn check(&self) -> Result<(), Raised> {
+        if self.semantics == Semantics::Strict {
+            return Ok(());
+        }
+        for found in self.columns.iter().flat_map(|column| column.rows.iter().map(|row| column.found[*row as usize])) {
+            let (seconds, _) = event_time(found);
+            if !YEARS.contains(&seconds) {
+                let (year, ..) = date(seconds.div_euclid(86_400));
+                return Err(Raised::value(format!("year {year} is out of range")));
+            }
+        }
+        Ok(())
+    }
+
     /// The body of `/get-online-features`.
     pub fn to_json(&self) -> Vec<u8> {
         json::answer(self)

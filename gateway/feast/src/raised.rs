@@ -22,6 +22,8 @@ pub enum Class {
     Python(&'static str),
     /// The body is not what the endpoint takes: status 422.
     Unprocessable,
+    /// The body is not JSON in a way that Python's parser does not expect: status 400.
+    Malformed,
 }
 
 impl Raised {
@@ -51,6 +53,7 @@ impl Raised {
             Class::Feast(_, status) => status,
             Class::Python(_) => 500,
             Class::Unprocessable => 422,
+            Class::Malformed => 400,
         }
     }
 
@@ -63,6 +66,7 @@ impl Raised {
                 json!(detail).to_string()
             }
             Class::Python(_) => json!(self.message).to_string(),
+            Class::Malformed => json!({ "detail": "There was an error parsing the body" }).to_string(),
             Class::Unprocessable => {
                 json!({ "detail": [{ "type": "value_error", "loc": ["body"], "msg": self.message }] }).to_string()
             }

@@ -1,6 +1,6 @@
 //! The body of `/get-online-features`, as pydantic would take it: what has another shape is status 422.
 
-use jiter::JsonValue;
+use jiter::{JsonErrorType, JsonValue};
 
 use crate::raised::{Class, Raised};
 
@@ -21,7 +21,16 @@ pub struct OnlineRequest<'b> {
 
 /// Parses a body the way Python's `json` does: NaN and integers without end are values.
 pub fn parse(body: &[u8]) -> Result<JsonValue<'_>, Raised> {
-    JsonValue::parse(body, true).map_err(|error| unprocessable(format!("JSON decode error: {error}")))
+    if std::str::from_utf8(body).is_err() {
+        return Err(Raised { class: Class::Malformed, message: "the body is not UTF-8".to_owned() });
+    }
+    JsonValue::parse(body, true).map_err(|error| {
+        let message = format!("JSON decode error: {error}");
+        match error.error_type {
+            JsonErrorType::RecursionLimitExceeded => Raised { class: Class::Malformed, message },
+            _ => unprocessable(message),
+        }
+    })
 }
 
 /// The body is not what the endpoint takes.

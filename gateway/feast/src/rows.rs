@@ -100,9 +100,7 @@ impl Lookup {
             return Ok(HashNames::default());
         }
         for (_, values) in &own {
-            if values.iter().any(|value| value.val.is_none()) {
-                return Err(Raised::python("TypeError", "attribute name must be string, not 'NoneType'"));
-            }
+            check_sortable(values)?;
         }
         // Feast sorts join keys by their code points, which is the order of their bytes.
         own.sort_by(|a, b| a.0.cmp(b.0));
@@ -113,7 +111,7 @@ impl Lookup {
         for row in 0..rows {
             names.bytes.extend_from_slice(&prefix);
             for (_, values) in &own {
-                KeyFormat::push_part(&mut names.bytes, part(&values[row])?);
+                KeyFormat::push_part(&mut names.bytes, part(&values[row]).ok_or_else(|| no_key(values))?);
             }
             names.bytes.extend_from_slice(naming.project.as_bytes());
             names.ends.push(names.bytes.len());
@@ -148,19 +146,54 @@ fn put(columns: &mut Vec<(String, Vec<Value>)>, name: &str, values: Vec<Value>) 
     }
 }
 
-/// A value as a part of a key.
-pub(crate) fn part(value: &Value) -> Result<KeyPart<'_>, Raised> {
-    Ok(match &value.val {
+/// Feast sorts rows by their keys before it reads them, which Python cannot do with every value.
+fn check_sortable(values: &[Value]) -> Result<(), Raised> {
+    if values.iter().any(|value| value.val.is_none()) {
+        return Err(Raised::python("TypeError", "attribute name must be string, not 'NoneType'"));
+    }
+    let class = |value: &Value| match &value.val {
+        Some(Val::StringVal(_)) => "str",
+        Some(Val::BytesVal(_)) => "bytes",
+        Some(Val::DoubleVal(_) | Val::FloatVal(_)) => "float",
+        Some(Val::BoolVal(_)) => "bool",
+        Some(Val::Int64Val(_) | Val::Int32Val(_) | Val::UnixTimestampVal(_)) => "int",
+        _ => "message",
+    };
+    let is_number = |class: &str| matches!(class, "int" | "float" | "bool");
+    let mut pairs = values.windows(2).map(|pair| (class(&pair[1]), class(&pair[0])));
+    match pairs.find(|(a, b)| a != b && !(is_number(a) && is_number(b))) {
+        Some((a, b)) => {
+            let message = format!("'<' not supported between instances of '{a}' and '{b}'");
+            Err(Raised::python("TypeError", message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A value as a part of a key; `None` for types that no key is made of.
+fn part(value: &Value) -> Option<KeyPart<'_>> {
+    Some(match &value.val {
         Some(Val::Int64Val(v)) => KeyPart::I64(*v),
         Some(Val::StringVal(v)) => KeyPart::String(v.as_bytes()),
         Some(Val::Int32Val(v)) => KeyPart::I32(*v),
         Some(Val::BytesVal(v)) => KeyPart::Bytes(v),
         Some(Val::UnixTimestampVal(v)) => KeyPart::Timestamp(*v),
-        _ => {
-            let message = format!("Value type not supported for feast feature store: {}", coerce::text(value));
-            return Err(Raised::value(message));
-        }
+        _ => return None,
     })
+}
+
+/// Of values that no key is made of, Feast names the smallest: it comes first once they are sorted.
+fn no_key(values: &[Value]) -> Raised {
+    let number = |value: &&Value| match &value.val {
+        Some(Val::DoubleVal(v)) => *v,
+        Some(Val::FloatVal(v)) => f64::from(*v),
+        Some(Val::BoolVal(v)) => f64::from(u8::from(*v)),
+        _ => 0.0,
+    };
+    let unfit = values.iter().filter(|value| part(value).is_none());
+    let first = unfit.min_by(|a, b| number(a).total_cmp(&number(b)));
+    let text = first.map(coerce::text).unwrap_or_default();
+    Raised::value(format!("Value type not supported for feast feature store: {text}"))
 }
 
 /// A column that came as protobuf: Feast passes such values on as they are where the column's type lets it.
@@ -176,9 +209,7 @@ pub fn passed(values: Vec<Value>, of: ValueType) -> Result<Vec<Value>, Raised> {
             "TypeError",
             "int() argument must be a string, a bytes-like object or a real number, not 'Value'",
         )),
-        ValueType::Bytes => {
-            Err(Raised::python("AssertionError", format!("Type `{class}` not in {{<class 'bytes'>}}")))
-        }
+        ValueType::Bytes => Err(Raised::python("AssertionError", format!("Type `{class}` not in {{<class 'bytes'>}}"))),
         _ => Err(Raised::python("AssertionError", format!("Type `{class}` not taken"))),
     }
 }

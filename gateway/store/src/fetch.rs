@@ -2,11 +2,14 @@
 //! is fresh in the cache, reads the rest from the store in one batch, and when that takes too long serves what
 //! is stale, or says what is missing and why.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use weir_domain::plan::{Bound, Plan};
@@ -204,8 +207,8 @@ impl Shared {
         if asks.is_empty() {
             return found;
         }
-        let seats = match self.board(redis, wanted, &asks, landings, limits, now) {
-            Ok(seats) => seats,
+        let (seats, read) = match self.board(redis, wanted, &asks, landings, limits, now) {
+            Ok(boarded) => boarded,
             Err(why) => {
                 self.fall_back(wanted, asks, why, limits, &mut found);
                 return found;
@@ -214,6 +217,9 @@ impl Shared {
         let due = limits.due();
         if due > now {
             let all = async {
+                if let Some(read) = read {
+                    read.await;
+                }
                 for seat in seats.iter().flatten() {
                     seat.landed().await;
                 }
@@ -279,7 +285,7 @@ impl Shared {
         landings: u64,
         limits: Limits,
         now: Instant,
-    ) -> Result<Vec<Option<Seat>>, Provenance> {
+    ) -> Result<(Vec<Option<Seat>>, Option<UnderWay>), Provenance> {
         // With a little time left, too little to wait, a read is started all the same: it fills the cache.
         if now >= limits.deadline {
             return Err(Provenance::Late);
@@ -302,14 +308,21 @@ impl Shared {
             let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
             let shapes = own.map(|(ask, _)| wanted.shape(ask.entity).clone()).collect();
             let errand = Errand { leader, shapes, due: limits.due(), _permit: permit };
-            self.send(errand, redis, landings, limits, now);
+            return Ok((seats, self.send(errand, redis, landings, limits, now)));
         }
-        Ok(seats)
+        Ok((seats, None))
     }
 
     /// Starts the read, unless it turns out that a flight which landed after the look into the cache has
     /// already brought what this one would: then it lands at once.
-    fn send(self: &Arc<Self>, errand: Errand, redis: &Redis, landings: u64, limits: Limits, now: Instant) {
+    fn send(
+        self: &Arc<Self>,
+        errand: Errand,
+        redis: &Redis,
+        landings: u64,
+        limits: Limits,
+        now: Instant,
+    ) -> Option<UnderWay> {
         let mut answers: Vec<Option<Answer>> = vec![None; errand.shapes.len()];
         if self.flights.landings() != landings {
             let keys = errand.leader.keys().iter().zip(&errand.shapes);
@@ -323,11 +336,9 @@ impl Shared {
         }
         if answers.iter().all(Option::is_some) {
             errand.leader.land(answers.into_iter().flatten().collect());
-            return;
+            return None;
         }
-        // A task of its own: the request that leads may be cancelled, and its followers still want the rows.
-        // It ends within a read's life, holds a permit until then, and `Store::drain` waits for the permits.
-        tokio::spawn(errand.run(self.clone(), redis.clone(), answers));
+        Some(UnderWay(Some(Box::pin(errand.run(self.clone(), redis.clone(), answers)))))
     }
 
     /// No read at all: whatever is stale, and holes for the rest.
@@ -352,6 +363,34 @@ impl Shared {
                 let age_ms = millis(now.saturating_duration_since(read_at));
                 found[entity] = Found::Row { row, provenance: Provenance::Stale, age_ms };
             }
+        }
+    }
+}
+
+/// A read that the request which began it drives itself, which spares waking a second task and being woken by it.
+/// When the request leaves, cancelled or out of time, the rest goes on in a task of its own: its followers still want
+/// the rows, and so does the cache. That task ends within a read's life, holds a permit until then, and
+/// [`Store::drain`] waits for the permits.
+struct UnderWay(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Future for UnderWay {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(read) = self.0.as_mut() else { return Poll::Ready(()) };
+        let polled = read.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // Outside of a runtime there is nobody to go on with it: then it lands as a failure.
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(rest);
         }
     }
 }

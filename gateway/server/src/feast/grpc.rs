@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use tracing::Instrument;
 use weir_feast::{Class, Raised, passed};
 use weir_proto::encoded::{Encoded, GrpcFeatureServer, ServingService};
-use weir_proto::feast::python::{
-    PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse,
-};
+use weir_proto::feast::python::{PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse};
 use weir_proto::feast::serving::{
-    GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest, get_online_features_request::Kind,
+    GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest,
+    get_online_features_request::Kind,
 };
 use weir_proto::feast::types::RepeatedValue;
 
@@ -31,7 +30,7 @@ pub(crate) struct FeastGrpc {
     pub(crate) feast: Arc<Feast>,
 }
 
-/// Which of the servers is stood in for: they differ in what errors are.
+/// Which of the servers is stood in for.
 #[derive(Clone, Copy, PartialEq)]
 enum Server {
     Go,
@@ -79,7 +78,11 @@ impl GrpcFeatureServer for FeastGrpc {
 }
 
 impl FeastGrpc {
-    async fn online(&self, request: Request<GetOnlineFeaturesRequest>, server: Server) -> Result<Response<Encoded>, Status> {
+    async fn online(
+        &self,
+        request: Request<GetOnlineFeaturesRequest>,
+        server: Server,
+    ) -> Result<Response<Encoded>, Status> {
         let (metadata, extensions, request) = request.into_parts();
         let headers = metadata.into_headers();
         let span = telemetry::request_span("feast grpc", &headers);
@@ -88,7 +91,7 @@ impl FeastGrpc {
             let timeout = timeout::read(&headers)?;
             self.answer(request, Arrival { at, timeout }, server).await
         };
-        answered.instrument(span).await.map(Response::new).map_err(|why| self.told(why, server))
+        answered.instrument(span).await.map(Response::new).map_err(|why| self.told(why))
     }
 
     async fn answer(
@@ -121,18 +124,11 @@ impl FeastGrpc {
         Ok(Encoded(bytes))
     }
 
-    fn told(&self, unanswered: Unanswered, server: Server) -> Status {
+    fn told(&self, unanswered: Unanswered) -> Status {
         match unanswered {
             Unanswered::Refused(refusal) => {
                 self.gateway.metrics.refused(&refusal);
                 refuse::grpc(&refusal)
-            }
-            Unanswered::Raised(raised) if server == Server::Go => {
-                let code = match raised.class {
-                    Class::Feast(_, 404) => Code::NotFound,
-                    _ => Code::InvalidArgument,
-                };
-                Status::new(code, raised.message)
             }
             Unanswered::Raised(raised) => match raised.class {
                 Class::Feast("FeatureServiceNotFoundException", _) => Status::internal(raised.message),

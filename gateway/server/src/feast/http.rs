@@ -109,10 +109,9 @@ fn json(status: StatusCode, body: impl Into<Body>) -> Response {
 /// What a caller hears instead of an answer.
 fn told(gateway: &Gateway, unanswered: Unanswered) -> Response {
     match unanswered {
-        Unanswered::Raised(raised) => json(
-            StatusCode::from_u16(raised.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            raised.body(),
-        ),
+        Unanswered::Raised(raised) => {
+            json(StatusCode::from_u16(raised.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), raised.body())
+        }
         Unanswered::Refused(refusal) => {
             gateway.metrics.refused(&refusal);
             refuse::http(&refusal)

@@ -9,7 +9,7 @@ use weir_feast::{Answer, Column, Found, Lookup, Raised, Rows};
 use weir_proto::feast::types::Value;
 use weir_store::{HashAsk, HashFound, Hashes, Limits};
 
-use super::{Current, Feast};
+use super::Feast;
 use crate::gateway::Gateway;
 use crate::pipeline::Arrival;
 
@@ -99,7 +99,7 @@ pub(crate) async fn online<'c>(
     let asks = asks(&lookup, &rows);
     let reading = gateway.snapshot().store.clone();
     let hashes = reading.fetch_hashes(&asks, limits).instrument(debug_span!("fetch", reads = asks.len())).await;
-    let bytes = answered(&current, feast, ask, &lookup, &rows, &hashes, limits.now_us, encode);
+    let bytes = answered(feast, ask, &lookup, &rows, &hashes, limits.now_us, encode)?;
     let real = Real::of(&hashes, &lookup);
     gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, arrival.at.elapsed(), &real);
     Ok((bytes, real))
@@ -107,12 +107,12 @@ pub(crate) async fn online<'c>(
 
 fn asks(lookup: &Lookup, rows: &Rows) -> Vec<HashAsk> {
     let names = rows.hashes.iter().zip(&lookup.reads);
-    names.map(|(names, read)| HashAsk { read: read.hash.clone(), keys: names.bytes.clone(), ends: names.ends.clone() }).collect()
+    names
+        .map(|(names, read)| HashAsk { read: read.hash.clone(), keys: names.bytes.clone(), ends: names.ends.clone() })
+        .collect()
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything an answer is made of, once")]
 fn answered(
-    _current: &Current,
     feast: &Feast,
     ask: &Ask<'_>,
     lookup: &Lookup,
@@ -120,7 +120,7 @@ fn answered(
     hashes: &Hashes,
     now_us: i64,
     encode: fn(&Answer<'_>) -> Vec<u8>,
-) -> Bytes {
+) -> Result<Bytes, Raised> {
     let found: Vec<Found<'_>> = hashes.found.iter().map(found).collect();
     let columns: Vec<Column<'_>> = hashes.rows.iter().map(|rows| Column { rows, found: &found }).collect();
     let answer = Answer {
@@ -132,7 +132,8 @@ fn answered(
         semantics: feast.config.semantics,
         now: now_us / 1_000_000,
     };
-    encode(&answer).into()
+    answer.check()?;
+    Ok(encode(&answer).into())
 }
 
 fn found(found: &HashFound) -> Found<'_> {
