@@ -54,11 +54,13 @@ def parsed(body):
 # Python prints sets in an order of their own: of names, and of types.
 COLLISION = re.compile(r"Duplicate features named (.*) found\.\n", re.DOTALL)
 TYPES = re.compile(r"\{(<class '[^{}]*)\}")
+# Columns of a gRPC request are a protobuf map, and come in any order too.
+PROVIDED = re.compile(r"Provided join_key_values: \[(.*)\]", re.DOTALL)
 LISTED = re.compile(r"Required request data source features \[(.*)\] not found")
 
 
-def without_order(message):
-    found = COLLISION.search(message) or LISTED.search(message)
+def without_order(message, is_grpc=False):
+    found = COLLISION.search(message) or LISTED.search(message) or (is_grpc and PROVIDED.search(message))
     if found:
         start, end = found.span(1)
         message = message[:start] + ", ".join(sorted(found[1].split(", "))) + message[end:]

@@ -199,6 +199,8 @@ def serving_service(pair, count, tally, progress):
 
     reference, candidate = (Stubs(address) for address in pair.grpc)
     for call in islice(grpc_reads(pair.reference, f"{pair.seed} serving"), count):
+        # Python's server never says which versions it served, Go's does when it is asked.
+        call.message.include_feature_view_version_metadata = False
         replies = [reference.send(call), candidate.send(call, candidate.serving)]
         call.kind = "ServingService, as GrpcFeatureServer"
         judge_grpc(pair, call, replies, tally, progress)

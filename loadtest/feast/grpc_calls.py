@@ -43,7 +43,7 @@ def typed(value, kind):
             return Value(bytes_val=value.encode() if isinstance(value, str) else value)
         if kind and type(value) in (int, str):
             return KEYS[kind][1](value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     if isinstance(value, bool):
         return Value(bool_val=value)
@@ -160,4 +160,5 @@ def compared(reference, candidate):
         return STATUS
     if reference[0] == "OK":
         return None if columns(reference[1]) == columns(candidate[1]) else ANSWER
-    return None if without_order(reference[1]) == without_order(candidate[1]) else MESSAGE
+    said = [without_order(reply[1], is_grpc=True) for reply in (reference, candidate)]
+    return None if said[0] == said[1] else MESSAGE

@@ -25,7 +25,7 @@ UNKNOWN_SHARE, REPEATED_SHARE = 0.15, 0.15
 # What a caller may write where an entity's value belongs.
 ODD_VALUES = [
     None, True, False, 0, -1, 1.0, 1002.7, -0.0, 1e300, 1e22, 1e-5, 2**31, -(2**31) - 1, 2**63, -(2**63) - 1, 2**64, 10**30,
-    "1001", "abc", "", " 12 ", "1_000", "1e3", "+5", "0x10", "१००१", "1001.0", "k1", "null", "x" * 5000, "9" * 30, "\ud800", "a\u0000b",
+    "1001", "abc", "", " 12 ", "1_000", "1e3", "+5", "0x10", "१००१", "1001.0", "k1", "null", "x" * 5000, "9" * 30, "a\u0000b",
     [], [1], ["a"], [None], [[1]], [1, "a"], {}, {"a": 1}, {"a": None}, {"a": [1, "b"]}, [{"a": 1}, 2], "2024-01-01T00:00:00Z", 1_700_000_000.0,
 ]  # fmt: skip
 # As JSON texts, for what Python's writer would not write: literals that are no JSON, and numbers by their digits.
@@ -97,7 +97,7 @@ class Drawn:
             (2, self.entity_names), (2, self.ragged), (2, self.empty), (4, self.odd_refs), (2, self.repeated_refs),
             (2, self.collision), (3, self.both_or_neither), (2, self.unknown_names), (1, self.disabled), (2, self.extra_keys),
             (2, self.wrong_field), (1, self.other_truth), (1, self.bad_body), (1, self.content_type), (1, self.elsewhere),
-            (1, self.other_encoding), (1, self.double_keys), (1, self.extra_fields), (2, self.search),
+            (1, self.other_encoding), (1, self.surrogates), (1, self.double_keys), (1, self.extra_fields), (2, self.search),
         ]  # fmt: skip
 
     def __iter__(self):
@@ -340,7 +340,7 @@ class Drawn:
         body = self.body()
         drawn = self.random.random()
         if drawn < 0.4:
-            body["feature_service"] = self.random.choice(["no_such_service", "é", " ", "driver_stats", "\ud800", "a\nb\"'"])
+            body["feature_service"] = self.random.choice(["no_such_service", "é", " ", "driver_stats", "a\nb\"'"])
         elif drawn < 0.7:
             body["features"].insert(0, "no_such_view:x")
         else:
@@ -390,6 +390,21 @@ class Drawn:
         text = drawn.body.decode("utf-8", "replace")
         drawn.body = text.encode(self.random.choice(["utf-8-sig", "utf-16", "utf-16-le", "utf-32"]))
         return drawn
+
+    def surrogates(self):
+        """Half of a UTF-16 pair, which JSON can spell and UTF-8 cannot."""
+        body = self.body(rows=1)
+        half = "\ud800"
+        drawn = self.random.random()
+        if drawn < 0.5:
+            body["entities"][self.a_column(body)] = [half]
+        elif drawn < 0.7:
+            body["features"].append(f"{half}:x")
+        elif drawn < 0.85:
+            body["feature_service"] = half
+        else:
+            body["entities"][half] = ["x"]
+        return self.request("lone surrogates", body)
 
     def double_keys(self):
         """The same name twice in one JSON object."""
