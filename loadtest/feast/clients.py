@@ -41,6 +41,7 @@ SEED = 11
 # Per service and per list of features, each with short and with full names.
 ROWS = 5
 GRPC_CALLS = 60
+SDK_KINDS = {"int64", "int32", "float64", "float32", "bool", "string", "bytes", "time", "uuid", "decimal", "json", "zoned"}
 # weir answers both of Feast's services; their names are what reflection lists.
 SERVICES = {"GrpcFeatureServer", "feast.serving.ServingService", "grpc.health.v1.Health"}
 
@@ -140,7 +141,7 @@ def sdk(pair, checks):
 def asked(repo):
     """(what, features or the name of a service, entity rows)"""
     rng = random.Random(SEED)
-    for name in ("drivers", "narrow", "renamed", "journeys", "everything", "composite", "odd names", "streams", "logged", "with_disabled"):
+    for name in ("drivers", "narrow", "renamed", "journeys", "composite", "odd names", "streams", "logged", "with_disabled"):
         service = repo.services[name]
         rows = []
         for n in range(ROWS):
@@ -152,7 +153,9 @@ def asked(repo):
         yield f"service {name!r}", name, rows
     for name in ("driver_stats", "customer_stats", "driver_customer", "locations", "every_type", "evolving", "hourly"):
         view = repo.views[name]
-        refs = [f"{name}:{feature}" for feature in rng.sample(list(view.features), min(5, len(view.features)))]
+        # The SDK guesses types from JSON and gives up on nested and empty lists, from whatever server they come.
+        plain = [feature for feature, kind in view.features.items() if kind in SDK_KINDS]
+        refs = [f"{name}:{feature}" for feature in rng.sample(plain, min(8, len(plain)))]
         yield f"features of {name!r}", refs, view.rows[:ROWS]
 
 
