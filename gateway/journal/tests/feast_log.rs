@@ -44,7 +44,7 @@ fn home() -> Arc<Plan> {
     plan.keys.push(key("slot", Kind::Timestamp, Scope::Context));
     for (alias, keys, scope) in [("twin", vec![0, 2], Scope::Item), ("clock", vec![3], Scope::Context)] {
         let features = vec![ReadFeature { index: 0, slot: 0 }];
-        plan.reads.push(Read { alias: alias.into(), view: Arc::clone(&view), keys, scope, features });
+        plan.reads.push(Read { alias: alias.into(), view: Arc::clone(&view), keys, scope, features, hash: None });
     }
     for (name, kind, source) in [
         ("twin:d", Kind::F64, OutputSource::Read(1)),

@@ -149,13 +149,17 @@ pub async fn load(args: Load) -> ExitCode {
     };
     match load::into_redis(&config, &catalog, url, &args.views).await {
         Ok(loaded) if args.json => {
-            let views: serde_json::Map<String, Json> = loaded.into_iter().map(|(view, n)| (view, n.into())).collect();
-            say(&json!({ "rows": views }).to_string());
+            let rows: serde_json::Map<String, Json> =
+                loaded.rows.into_iter().map(|(view, n)| (view, n.into())).collect();
+            say(&json!({ "rows": rows, "filled_by_feast": loaded.feasts }).to_string());
             ExitCode::SUCCESS
         }
         Ok(loaded) => {
-            for (view, rows) in loaded {
+            for (view, rows) in loaded.rows {
                 say(&format!("{view}: {rows} rows"));
+            }
+            for view in loaded.feasts {
+                say(&format!("{view}: not loaded: {}", load::NOT_OURS));
             }
             ExitCode::SUCCESS
         }

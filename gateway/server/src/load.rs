@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
-use weir_domain::catalog::{Catalog, Mistake, View};
+use weir_domain::catalog::{Catalog, Layout, Mistake, View};
 use weir_domain::{Cell, Column, FeatureType, Kind};
 use weir_journal::table::{Table, TableError, read_table};
 use weir_store::{Backend, CacheSettings, Embedded, LoadError, Loader, Redis, Store, entity_keys, pack_rows};
@@ -13,6 +13,9 @@ use weir_store::{Backend, CacheSettings, Embedded, LoadError, Loader, Redis, Sto
 use crate::config::{Config, StoreUrl};
 use crate::feast::Feast;
 use crate::snapshot::chain;
+
+/// Why a view is not loaded.
+pub(crate) const NOT_OURS: &str = "its rows lie in Feast's hashes, which Feast fills (feast materialize, push)";
 
 /// Opens the store the configuration names. An unreachable Redis is no mistake: it may come back.
 pub(crate) fn store(config: &Config, catalog: &Catalog, feast: Option<&Feast>) -> Result<Store, Vec<Mistake>> {
@@ -41,6 +44,14 @@ fn embedded(config: &Config, catalog: &Catalog) -> Result<Embedded, Vec<Mistake>
     let embedded = Embedded::default();
     let mut mistakes = Vec::new();
     for view in &catalog.views {
+        if is_feasts(view) {
+            let message = format!(
+                "view {:?}: feast views need a Redis store (store = \"redis://…\" in weir.toml, or --store)",
+                view.doc.name
+            );
+            mistakes.push(Mistake { at: view.doc.at.clone(), message });
+            continue;
+        }
         let loaded = Source::open(config, view).and_then(|source| {
             for rows in source.rows() {
                 embedded.insert(rows?);
@@ -55,6 +66,11 @@ fn embedded(config: &Config, catalog: &Catalog) -> Result<Embedded, Vec<Mistake>
         }
     }
     if mistakes.is_empty() { Ok(embedded) } else { Err(mistakes) }
+}
+
+/// Whether Feast writes the view's rows, into hashes of its own.
+fn is_feasts(view: &View) -> bool {
+    matches!(view.layout, Layout::Feast(_))
 }
 
 /// Why a view's file could not be loaded.
@@ -135,24 +151,40 @@ fn event_times(cell: Cell) -> Vec<i64> {
     }
 }
 
-/// Loads every view that has a source (or only those named) into Redis; returns the number of rows.
+/// What was loaded, by view and version.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// Rows written.
+    pub(crate) rows: Vec<(String, u64)>,
+    /// Views that Feast fills.
+    pub(crate) feasts: Vec<String>,
+}
+
+/// Loads every view that has a source (or only those named) into Redis.
 pub(crate) async fn into_redis(
     config: &Config,
     catalog: &Catalog,
     url: &str,
     only: &[String],
-) -> Result<Vec<(String, u64)>, Box<dyn std::error::Error>> {
+) -> Result<Loaded, Box<dyn std::error::Error>> {
     if let Some(name) = only.iter().find(|n| !catalog.views.iter().any(|v| *v.doc.name == ***n)) {
         return Err(format!("there is no view named {name:?}").into());
     }
+    let named = |view: &View| only.iter().any(|n| **n == *view.doc.name);
+    if let Some(view) = catalog.views.iter().find(|view| is_feasts(view) && named(view)) {
+        return Err(format!("view {:?}: {NOT_OURS}", view.doc.name).into());
+    }
     let mut loader = Loader::connect(url).await?;
-    let mut loaded = Vec::new();
+    let mut loaded = Loaded::default();
     for view in &catalog.views {
-        let wanted = only.is_empty() || only.iter().any(|n| **n == *view.doc.name);
-        if !wanted || view.source.is_none() {
+        let id = format!("{}@{}", view.doc.name, view.version);
+        if is_feasts(view) && only.is_empty() {
+            loaded.feasts.push(id);
             continue;
         }
-        let id = format!("{}@{}", view.doc.name, view.version);
+        if view.source.is_none() || !(only.is_empty() || named(view)) {
+            continue;
+        }
         let source = Source::open(config, view).map_err(|e| format!("view {id}: {}", chain(&e)))?;
         let bar = progress(source.table.rows(), &id);
         let mut count = 0;
@@ -163,7 +195,7 @@ pub(crate) async fn into_redis(
             bar.inc(rows.len() as u64);
         }
         bar.finish_and_clear();
-        loaded.push((id, count));
+        loaded.rows.push((id, count));
     }
     Ok(loaded)
 }

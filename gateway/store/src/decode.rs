@@ -5,6 +5,7 @@ use weir_domain::catalog::View;
 use weir_domain::plan::{Plan, ReadFeature};
 use weir_domain::{Blob, Cell, Column, FeatureType, Gathered, Kind, Lists, Provenance, Times};
 
+use crate::decode_hash;
 use crate::row::{HEADER_BYTES, Layout, Row, SLOT_BYTES};
 use crate::wanted::Wanted;
 
@@ -27,6 +28,12 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Found], now_us: i64, i
         let oldest_us = ttl_us.map_or(i64::MIN, |ttl| now_us.saturating_sub(ttl));
         let lines = Lines::of(entities.iter().map(|&e| &found[e as usize]), oldest_us);
         into.times[index] = times(entities, found);
+        if read.hash.is_some() {
+            for (place, feature) in read.features.iter().enumerate() {
+                into.cells[feature.slot] = Some(decode_hash::cell(&lines, read.view.features[feature.index].of, place));
+            }
+            continue;
+        }
         let layout = Layout::of(&read.view);
         for feature in &read.features {
             into.cells[feature.slot] = Some(cell(&lines, layout, &read.view, feature));
@@ -35,16 +42,16 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Found], now_us: i64, i
 }
 
 /// The rows of one read, in the order of the request.
-struct Lines<'a> {
-    /// Packed rows; empty where there is none.
-    rows: Vec<&'a [u8]>,
+pub(crate) struct Lines<'a> {
+    /// Rows as they are stored; empty where there is none.
+    pub(crate) rows: Vec<&'a [u8]>,
     /// By row: where its values come from, or why there are none. Each cell begins as a copy of this, so the
     /// loops below only touch the exceptions.
-    provenance: Vec<Provenance>,
+    pub(crate) provenance: Vec<Provenance>,
 }
 
 impl<'a> Lines<'a> {
-    fn of(found: impl ExactSizeIterator<Item = &'a Found>, oldest_us: i64) -> Self {
+    pub(crate) fn of(found: impl ExactSizeIterator<Item = &'a Found>, oldest_us: i64) -> Self {
         let line = |found: &'a Found| -> (&'a [u8], Provenance) {
             match found {
                 Found::Row { row, .. } if row.event_time_us() < oldest_us => (&[], Provenance::Expired),
@@ -217,12 +224,12 @@ fn next_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
-fn is_text(bytes: &[u8]) -> bool {
+pub(crate) fn is_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok()
 }
 
 /// A column's offsets are 32 bits: what would not be addressable is not taken.
-fn has_room(blob: &Blob, more: usize) -> bool {
+pub(crate) fn has_room(blob: &Blob, more: usize) -> bool {
     blob.data.len() + more <= u32::MAX as usize
 }
 

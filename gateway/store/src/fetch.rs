@@ -124,10 +124,13 @@ impl Store {
     /// May be dropped at any moment: a read it began goes on and fills the cache.
     pub async fn fetch(&self, plan: &Plan, bound: &Bound, limits: Limits, into: &mut Gathered) {
         let wanted = Wanted::of(plan, bound, &self.shared.namespace, &self.shared.hasher);
-        let found = match &self.shared.backend {
+        let mut found = match &self.shared.backend {
             Backend::Embedded(embedded) => self.shared.memory_rows(embedded, &wanted),
             Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
         };
+        if wanted.has_nobody {
+            found.push(Found::Hole(Provenance::Missing));
+        }
         decode::fill(plan, &wanted, &found, limits.now_us, into);
     }
 

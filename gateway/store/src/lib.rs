@@ -3,7 +3,7 @@
 //! says why, value by value.
 //!
 //! A fetch goes through the files in this order: `wanted` (which entities, each once), `cache`, `flight` (one
-//! read per key at a time, whoever asks), `redis` or `embedded`, and `decode` (rows to columns).
+//! read per key at a time, whoever asks), `redis` or `embedded`, and `decode` or `decode_hash` (rows to columns).
 
 mod breaker;
 mod cache;
@@ -13,6 +13,7 @@ mod cache;
 mod common;
 mod counters;
 mod decode;
+mod decode_hash;
 mod embedded;
 mod fetch;
 mod flight;

@@ -232,6 +232,7 @@ pub(crate) mod tests {
                 stale_for: Duration::from_secs(60),
                 negative_for: Duration::from_secs(1),
             },
+            layout: weir_domain::catalog::Layout::Packed,
             tags: vec![],
             features: types.iter().enumerate().map(feature).collect(),
             fingerprint: 0xfeed_beef,

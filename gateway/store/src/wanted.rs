@@ -5,12 +5,18 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use weir_domain::catalog::Scope;
-use weir_domain::feast::HashRead;
-use weir_domain::plan::{Bound, Plan, Read};
+use weir_domain::Column;
+use weir_domain::catalog::{KeyType, Scope};
+use weir_domain::feast::{HashRead, KeyFormat, KeyPart};
+use weir_domain::plan::{Bound, HashSource, Plan, Read};
 
 use crate::key::{push_parts, push_prefix};
 use crate::shape::Shape;
+
+/// Stands for an entity that cannot be, until all others are known.
+const NOBODY: u32 = u32::MAX;
+/// Weir's timestamps are in microseconds, Feast's join keys in seconds.
+const MICROS: i64 = 1_000_000;
 
 /// The distinct entities of a request.
 pub(crate) struct Wanted {
@@ -23,6 +29,8 @@ pub(crate) struct Wanted {
     shapes: Vec<Shape>,
     /// By read: the entity of each row, one for a context read.
     pub(crate) rows: Vec<Vec<u32>>,
+    /// Some rows name an entity that no store can have: their entity is the one after the last.
+    pub(crate) has_nobody: bool,
 }
 
 /// Rows of one Feast hash view to read, by the names of their hashes.
@@ -42,9 +50,22 @@ impl Wanted {
         // As if no row named the same entity twice: growing would hash them all again.
         let mut seen = HashTable::with_capacity(plan.reads.len() * bound.rows.max(1));
         for read in &plan.reads {
-            let rows = wanted.add(plan, read, bound, namespace, hasher, &mut seen);
+            let (rows, shape) = match &read.hash {
+                None => {
+                    let rows = wanted.add(plan, read, bound, namespace, hasher, &mut seen);
+                    (rows, Shape::Packed(read.view.clone()))
+                }
+                Some(source) => {
+                    let rows = wanted.add_hashes(plan, read, source, bound, hasher, &mut seen);
+                    (rows, Shape::Hash(source.read.clone()))
+                }
+            };
             wanted.rows.push(rows);
-            wanted.shapes.push(Shape::Packed(read.view.clone()));
+            wanted.shapes.push(shape);
+        }
+        if wanted.has_nobody {
+            let last = wanted.len() as u32;
+            wanted.rows.iter_mut().flatten().filter(|row| **row == NOBODY).for_each(|row| *row = last);
         }
         wanted
     }
@@ -70,7 +91,7 @@ impl Wanted {
 
     fn with_capacity(reads: usize) -> Self {
         let (shapes, rows) = (Vec::with_capacity(reads), Vec::with_capacity(reads));
-        Self { keys: Vec::new(), ends: Vec::new(), reads: Vec::new(), shapes, rows }
+        Self { keys: Vec::new(), ends: Vec::new(), reads: Vec::new(), shapes, rows, has_nobody: false }
     }
 
     fn add(
@@ -97,6 +118,38 @@ impl Wanted {
             };
             push_parts(&mut self.keys, read.keys.iter().map(part));
             entities.push(self.entity(start, index, hasher, seen));
+        }
+        entities
+    }
+
+    fn add_hashes(
+        &mut self,
+        plan: &Plan,
+        read: &Read,
+        source: &HashSource,
+        bound: &Bound,
+        hasher: &DefaultHashBuilder,
+        seen: &mut HashTable<u32>,
+    ) -> Vec<u32> {
+        let rows = if read.scope == Scope::Context { 1 } else { bound.rows };
+        let index = self.shapes.len();
+        let mut entities = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let start = self.keys.len();
+            self.keys.extend_from_slice(&source.prefix);
+            let can_be = source.parts.iter().all(|&(key, of)| {
+                let row = if plan.keys[key].scope == Scope::Context { 0 } else { row };
+                let part = hash_part(&bound.keys[key], row, of);
+                part.map(|part| KeyFormat::push_part(&mut self.keys, part)).is_some()
+            });
+            if can_be {
+                self.keys.extend_from_slice(source.project.as_bytes());
+                entities.push(self.entity(start, index, hasher, seen));
+            } else {
+                self.keys.truncate(start);
+                self.has_nobody = true;
+                entities.push(NOBODY);
+            }
         }
         entities
     }
@@ -135,6 +188,20 @@ impl Wanted {
     pub(crate) fn shape(&self, entity: usize) -> &Shape {
         &self.shapes[self.reads[entity] as usize]
     }
+}
+
+/// A join key as Feast writes it; `None` for a number that Feast's type cannot hold.
+fn hash_part(column: &Column, row: usize, of: KeyType) -> Option<KeyPart<'_>> {
+    Some(match (column, of) {
+        (Column::String(text), KeyType::String) => KeyPart::String(text.get(row)),
+        (Column::Bytes(bytes), KeyType::Bytes) => KeyPart::Bytes(bytes.get(row)),
+        (Column::I64(numbers), KeyType::I64) => KeyPart::I64(numbers[row]),
+        (Column::I64(numbers), KeyType::I32) => KeyPart::I32(i32::try_from(numbers[row]).ok()?),
+        // Feast cuts fractions of a second off, too.
+        (Column::Timestamp(micros), KeyType::Timestamp) => KeyPart::Timestamp(micros[row] / MICROS),
+        // The catalog gives each kind its own types.
+        _ => return None,
+    })
 }
 
 fn start_of(ends: &[usize], entity: usize) -> usize {

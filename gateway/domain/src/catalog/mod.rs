@@ -1,6 +1,7 @@
 //! The catalog as checked: entities, views, transforms, services and experiments whose names resolve,
 //! whose types fit and which document themselves. Reading it from text is [`read`].
 
+mod layout;
 mod read;
 mod read_experiments;
 mod reader;
@@ -9,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use layout::{FeastKey, FeastLayout, KeyType, Layout};
 pub use read::read;
 pub use reader::{Keys, Mistakes};
 
@@ -63,7 +65,7 @@ pub struct Doc {
 pub struct Entity {
     /// Name and papers.
     pub doc: Doc,
-    /// Join keys in the order of the stored key.
+    /// Join keys in the order of the stored key. Without any there is one row for everybody, which only Feast stores.
     pub keys: Vec<JoinKey>,
 }
 
@@ -106,6 +108,8 @@ pub struct View {
     pub ttl: Option<Duration>,
     /// How long a row may live in the cache.
     pub cache: Freshness,
+    /// How the rows are stored.
+    pub layout: Layout,
     /// Free labels.
     pub tags: Vec<String>,
     /// In stored order: part of the schema fingerprint.

@@ -9,7 +9,7 @@ use md5::{Digest, Md5};
 
 use super::{
     Catalog, Doc, Entity, Fallback, Feature, FeatureRef, Freshness, JoinKey, Keys, Mistake, Mistakes, OnAbsent, Place,
-    Read, RequestFeature, Scope, Service, Transform, View, read_experiments,
+    Read, RequestFeature, Scope, Service, Transform, View, layout, read_experiments,
 };
 use crate::{FeatureType, Kind};
 
@@ -153,10 +153,10 @@ fn entity(mut keys: Keys<'_, '_>, mistakes: &Mistakes) -> Option<Entity> {
     let doc = doc(&mut keys);
     let mut joins: Vec<JoinKey> = Vec::new();
     let tables = keys.tables("keys");
-    if tables.is_empty() {
+    if tables.is_empty() && !keys.has("keys") {
         mistakes.add(keys.place(), format!("{}: no join key", keys.what()));
     }
-    let written = tables.len();
+    let (has_keys, written) = (keys.has("keys"), tables.len());
     for mut key in tables {
         let name = key.required_name("name");
         let kind = required_type(&mut key).and_then(|of| match of {
@@ -176,7 +176,7 @@ fn entity(mut keys: Keys<'_, '_>, mistakes: &Mistakes) -> Option<Entity> {
     }
     keys.finish();
     // Without all of its keys it would only make what reads by them look wrong.
-    Some(Entity { doc: doc?, keys: Some(joins).filter(|j| !j.is_empty() && j.len() == written)? })
+    Some(Entity { doc: doc?, keys: Some(joins).filter(|j| has_keys && j.len() == written)? })
 }
 
 fn view(mut keys: Keys<'_, '_>, entities: &[Arc<Entity>], names: &Names, mistakes: &Mistakes) -> Option<View> {
@@ -206,10 +206,12 @@ fn view(mut keys: Keys<'_, '_>, entities: &[Arc<Entity>], names: &Names, mistake
             .add(keys.place(), format!("{}: {} features; a view has 1 to {FEATURES_MAX}", keys.what(), tables.len()));
     }
     let features = features(tables, mistakes);
+    let layout = layout::read(&mut keys, doc.as_ref().map(|doc| &*doc.name), entity.as_deref(), &features);
     keys.finish();
     let (doc, version) = (doc?, version?);
     let fingerprint = fingerprint(&doc.name, version, &features);
-    Some(View { doc, version, entity: entity?, source, event_time, ttl, cache, tags, features, fingerprint })
+    let (entity, layout) = (entity?, layout?);
+    Some(View { doc, version, entity, source, event_time, ttl, cache, layout, tags, features, fingerprint })
 }
 
 /// Any change of a view's name, version, feature names, order or types gives another number.

@@ -105,6 +105,11 @@ impl<'de, 'm> Keys<'de, 'm> {
         self.places.iter().find(|(k, _)| *k == key).map_or(&self.at, |(_, at)| at)
     }
 
+    /// Whether a key that was asked for is there, rightly or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.places.iter().any(|(k, _)| *k == key)
+    }
+
     /// Notes a mistake about a key of this table.
     pub fn mistake(&self, key: &str, message: impl std::fmt::Display) {
         self.mistakes.add(self.place_of(key), format!("{}: {key}: {message}", self.what));
@@ -150,7 +155,7 @@ impl<'de, 'm> Keys<'de, 'm> {
 
     /// Complains if the key is missing (and was not already wrong).
     pub fn required<T>(&mut self, key: &'static str, value: Option<T>) -> Option<T> {
-        if value.is_none() && !self.places.iter().any(|(k, _)| *k == key) {
+        if value.is_none() && !self.has(key) {
             self.mistakes.add(&self.at, format!("{}: missing key {key:?}", self.what));
         }
         value

@@ -11,7 +11,8 @@ use std::time::Duration;
 pub use bind::Bound;
 pub use compile::{PlanSet, compile};
 
-use crate::catalog::{Fallback, Feature, JoinKey, Scope, Transform, View};
+use crate::catalog::{Fallback, Feature, JoinKey, KeyType, Scope, Transform, View};
+use crate::feast::HashRead;
 use crate::{FeatureType, Value};
 
 /// How to answer one service under one combination of arms.
@@ -76,6 +77,21 @@ pub struct Read {
     pub scope: Scope,
     /// What to take out of the row.
     pub features: Vec<ReadFeature>,
+    /// Where the rows lie when they are fields of Feast's hashes.
+    pub hash: Option<HashSource>,
+}
+
+/// Which hashes a read asks for, and for what in them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HashSource {
+    /// The fields, in the order of [`Read::features`].
+    pub read: Arc<HashRead>,
+    /// What every row's key in the cache begins with: [`HashRead::id`], then what all names of the hashes begin with.
+    pub prefix: Vec<u8>,
+    /// The values that follow: index in [`Plan::keys`], and the type in Feast.
+    pub parts: Vec<(usize, KeyType)>,
+    /// The project, which ends every name.
+    pub project: Arc<str>,
 }
 
 /// One feature of a row and the slot it fills.

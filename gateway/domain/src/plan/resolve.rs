@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Key, Output, OutputSource, Plan, Read, ReadFeature, RequestSlot, Step};
+use super::{HashSource, Key, Output, OutputSource, Plan, Read, ReadFeature, RequestSlot, Step};
 use crate::FeatureType;
-use crate::catalog::{Catalog, FeatureRef, Mistake, OnAbsent, Place, Scope, Service, Transform, View};
+use crate::catalog::{Catalog, FeatureRef, Layout, Mistake, OnAbsent, Place, Scope, Service, Transform, View};
 use crate::experiment::{Arm, Experiment};
 
 /// Deepest chain of transforms. Each is a Wasm call in sequence, inside one budget.
@@ -86,6 +86,7 @@ impl<'a> Compiler<'a> {
         if !self.mistakes.is_empty() {
             return Err(self.mistakes);
         }
+        self.reads.iter_mut().for_each(|read| hash_of(read, self.catalog));
         let arm = |pick: fn(&Arm) -> bool| self.arms.iter().map(|(_, arm)| *arm).rfind(|a| pick(a));
         Ok(Plan {
             service: Arc::clone(&self.service.doc.name),
@@ -247,6 +248,7 @@ impl<'a> Compiler<'a> {
             keys,
             scope,
             features: Vec::new(),
+            hash: None,
         });
         Some(self.reads.len() - 1)
     }
@@ -371,6 +373,18 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+/// Once all features of a read are known: where they lie, when that is in Feast's hashes.
+fn hash_of(read: &mut Read, catalog: &Catalog) {
+    let Layout::Feast(layout) = &read.view.layout else { return };
+    // The same features are the same rows in the cache, whatever the order in which services name them.
+    read.features.sort_by_key(|feature| feature.index);
+    let hash = layout.read(&read.view, read.features.iter().map(|f| f.index), &catalog.views);
+    let (names, order) = layout.key_prefix();
+    let parts = order.into_iter().map(|key| (read.keys[key], layout.keys[key].of)).collect();
+    let prefix = [&hash.id[..], &names].concat();
+    read.hash = Some(HashSource { read: Arc::new(hash), prefix, parts, project: Arc::clone(&layout.project) });
 }
 
 pub(super) fn no_such_version(name: &str, version: u32, there: &[u32]) -> String {

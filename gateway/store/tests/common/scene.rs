@@ -45,6 +45,7 @@ pub fn view(types: &[FeatureType]) -> View {
         event_time: "ts".into(),
         ttl: None,
         cache: Freshness { fresh_for: seconds(60), stale_for: seconds(600), negative_for: seconds(60) },
+        layout: weir_domain::catalog::Layout::Packed,
         tags: vec![],
         features: types.iter().enumerate().map(feature).collect(),
         fingerprint: 0x0bad_cafe,
@@ -71,7 +72,7 @@ pub fn plan_of(reads: Vec<(View, Scope)>) -> Plan {
     let read = |(i, (view, scope)): (usize, (View, Scope))| {
         let features = (0..view.features.len()).map(|index| ReadFeature { index, slot: slots + index }).collect();
         slots += view.features.len();
-        Read { alias: view.doc.name.clone(), view: Arc::new(view), keys: vec![i], scope, features }
+        Read { alias: view.doc.name.clone(), view: Arc::new(view), keys: vec![i], scope, features, hash: None }
     };
     let reads = reads.into_iter().enumerate().map(read).collect();
     Plan {
