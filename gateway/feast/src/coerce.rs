@@ -8,6 +8,7 @@ mod collections;
 mod infer;
 mod json;
 mod maps;
+mod ndarray;
 mod number;
 mod proto;
 mod py;
@@ -21,8 +22,10 @@ use weir_proto::feast::types::{Value, value::Val, value_type::Enum as ValueType}
 
 pub use text::text;
 
+pub(crate) use number::float_of_big;
+pub(crate) use py::{Dtype, Other, Py};
+
 use crate::Raised;
-use py::Py;
 
 /// How a missing point in time is stored: numpy's NaT.
 const NO_TIME: i64 = i64::MIN;

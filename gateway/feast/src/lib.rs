@@ -4,6 +4,8 @@
 
 mod answer;
 mod coerce;
+mod encode;
+mod frame;
 mod json;
 mod lookup;
 mod raised;
@@ -16,9 +18,11 @@ mod zoned;
 
 pub use answer::{Answer, Column, Found, Semantics};
 pub use coerce::{text, values};
+pub use encode::{OutOfRange, cell_value, loaded_as, stored};
+pub use frame::{Frame, Target, WriteRow};
 pub use lookup::{Lookup, Options, ViewRead, Wanted};
 pub use raised::{Class, Raised, repr};
 pub use registry::{Entity, Field, OnDemand, Projection, Registry, RegistryError, RowSource, Service, View, ViewKind};
 pub use request::{OnlineRequest, field, flag, object, parse, text as string, unprocessable};
-pub use rows::{HashNames, Naming, Rows, passed};
+pub use rows::{HashNames, Naming, Rows, key_part, no_key, passed};
 pub use store_file::{Online, Repo, Topology};

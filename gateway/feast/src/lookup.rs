@@ -24,6 +24,17 @@ pub struct Options {
     pub cache: Freshness,
 }
 
+impl Options {
+    /// The name under which rows of a view's current version lie in the store.
+    pub fn stored_name(&self, view: &View) -> String {
+        self.name_of(view, view.version)
+    }
+
+    fn name_of(&self, view: &View, version: i32) -> String {
+        if self.versioning && version > 0 { format!("{}_v{version}", view.name) } else { view.name.clone() }
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted<'a> {
@@ -142,18 +153,6 @@ struct Used {
     version: i32,
 }
 
-impl Used {
-    /// The view's name in the store.
-    fn stored_name(&self, options: &Options) -> String {
-        let version = self.projection.version.unwrap_or(self.version);
-        if options.versioning && version > 0 {
-            format!("{}_v{version}", self.view.name)
-        } else {
-            self.view.name.clone()
-        }
-    }
-}
-
 impl Lookup {
     /// Resolves everything, or says what Feast would have raised.
     pub fn compile(
@@ -259,7 +258,7 @@ impl Lookup {
                 let used = &stored[index];
                 let is_there = used.projection.features.iter().any(|f| f.name == reference.feature);
                 // Stored on-demand views take any name; one that is not theirs is null.
-                if !is_there && used.view.kind == ViewKind::Stored {
+                if !is_there && !matches!(used.view.kind, ViewKind::OnDemand(_)) {
                     return Err(no_feature(&reference.feature, &key));
                 }
                 add(index, &reference.feature, true);
@@ -309,7 +308,7 @@ fn read(
     let columns = features.iter().map(column).collect();
     let features: Vec<String> = features.into_iter().map(|(name, _)| name).collect();
     let hash = HashRead::new(
-        &used.stored_name(options),
+        &options.name_of(&used.view, used.projection.version.unwrap_or(used.version)),
         features.iter().map(String::as_str),
         hash_fields(registry, &used.view),
         options.cache,
@@ -412,7 +411,7 @@ fn use_view(
 }
 
 fn merge(views: &mut Vec<Used>, used: Used) {
-    let is_stored = |used: &Used| used.view.kind == ViewKind::Stored;
+    let is_stored = |used: &Used| !matches!(used.view.kind, ViewKind::OnDemand(_));
     match views.iter_mut().find(|other| is_stored(other) && is_stored(&used) && other.key == used.key) {
         Some(other) => {
             let new = used.projection.features.into_iter();

@@ -105,6 +105,8 @@ pub struct View {
 pub enum ViewKind {
     /// Values lie in the store.
     Stored,
+    /// So do its, but it is only written to through its push source.
+    Label,
     /// Values are computed by Python on request, which cannot run here.
     OnDemand(OnDemand),
 }
@@ -238,6 +240,14 @@ impl Registry {
     }
 }
 
+impl Field {
+    /// The length that a vector to search among must have, 0 for none declared; `None` when it is no such vector.
+    pub fn vector(&self) -> Option<u32> {
+        let (_, is_index, _, length) = &self.rest;
+        is_index.then(|| u32::try_from(*length).unwrap_or(0))
+    }
+}
+
 impl View {
     /// A view without an entity: all its rows are one.
     pub fn is_entityless(&self) -> bool {
@@ -338,7 +348,7 @@ fn label_view(wire: wire::LabelView) -> Option<(String, View)> {
     let spec = wire.spec?;
     let view = View {
         name: spec.name,
-        kind: ViewKind::Stored,
+        kind: ViewKind::Label,
         entities: spec.entities,
         entity_columns: fields(spec.entity_columns),
         features: fields(spec.features),

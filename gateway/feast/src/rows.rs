@@ -111,7 +111,7 @@ impl Lookup {
         for row in 0..rows {
             names.bytes.extend_from_slice(&prefix);
             for (_, values) in &own {
-                KeyFormat::push_part(&mut names.bytes, part(&values[row]).ok_or_else(|| no_key(values))?);
+                KeyFormat::push_part(&mut names.bytes, key_part(&values[row]).ok_or_else(|| no_key(values))?);
             }
             names.bytes.extend_from_slice(naming.project.as_bytes());
             names.ends.push(names.bytes.len());
@@ -171,7 +171,7 @@ fn check_sortable(values: &[Value]) -> Result<(), Raised> {
 }
 
 /// A value as a part of a key; `None` for types that no key is made of.
-fn part(value: &Value) -> Option<KeyPart<'_>> {
+pub fn key_part(value: &Value) -> Option<KeyPart<'_>> {
     Some(match &value.val {
         Some(Val::Int64Val(v)) => KeyPart::I64(*v),
         Some(Val::StringVal(v)) => KeyPart::String(v.as_bytes()),
@@ -183,14 +183,14 @@ fn part(value: &Value) -> Option<KeyPart<'_>> {
 }
 
 /// Of values that no key is made of, Feast names the smallest: it comes first once they are sorted.
-fn no_key(values: &[Value]) -> Raised {
+pub fn no_key(values: &[Value]) -> Raised {
     let number = |value: &&Value| match &value.val {
         Some(Val::DoubleVal(v)) => *v,
         Some(Val::FloatVal(v)) => f64::from(*v),
         Some(Val::BoolVal(v)) => f64::from(u8::from(*v)),
         _ => 0.0,
     };
-    let unfit = values.iter().filter(|value| part(value).is_none());
+    let unfit = values.iter().filter(|value| key_part(value).is_none());
     let first = unfit.min_by(|a, b| number(a).total_cmp(&number(b)));
     let text = first.map(coerce::text).unwrap_or_default();
     Raised::value(format!("Value type not supported for feast feature store: {text}"))

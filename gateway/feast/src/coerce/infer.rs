@@ -25,7 +25,7 @@ fn look(value: &Py<'_>, depth: Depth) -> Result<ValueType, Raised> {
         Py::Bytes(_) => Ok(ValueType::Bytes),
         Py::Bool(_) | Py::NpBool(_) => Ok(ValueType::Bool),
         Py::Dict(_) => Ok(ValueType::Map),
-        Py::Array(Dtype::Int | Dtype::Uint, _) => Ok(ValueType::Int64List),
+        Py::Array(Dtype::Int, _) => Ok(ValueType::Int64List),
         Py::Array(Dtype::Float, _) => Ok(ValueType::DoubleList),
         Py::Array(Dtype::Bool, _) => Ok(ValueType::BoolList),
         Py::List(items) | Py::Array(Dtype::Object, items) => {
@@ -42,7 +42,7 @@ fn look(value: &Py<'_>, depth: Depth) -> Result<ValueType, Raised> {
             }
             list(items)
         }
-        Py::None => Err(Raised::value(format!(
+        Py::None | Py::Other(_) => Err(Raised::value(format!(
             "Value with native type {} cannot be converted into Feast value type",
             value.name().to_lowercase()
         ))),

@@ -60,7 +60,7 @@ fn dump(value: &Py<'_>, out: &mut String) -> Result<(), Raised> {
             }
             out.push('}');
         }
-        Py::Bytes(_) | Py::NpBool(_) | Py::NpInt(_) | Py::NpUint(_) | Py::Array(..) => {
+        Py::Bytes(_) | Py::NpBool(_) | Py::NpInt(_) | Py::NpUint(_) | Py::Array(..) | Py::Other(_) => {
             return Err(type_error(format!("Object of type {} is not JSON serializable", value.name())));
         }
     }

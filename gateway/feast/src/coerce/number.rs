@@ -48,7 +48,7 @@ pub(super) fn float(value: &Py<'_>) -> Result<f64, Raised> {
 }
 
 /// The nearest float of an `int` beyond `i64`.
-pub(super) fn float_of_big(digits: &str) -> Result<f64, Raised> {
+pub(crate) fn float_of_big(digits: &str) -> Result<f64, Raised> {
     match digits.parse::<f64>() {
         Ok(float) if float.is_finite() => Ok(float),
         _ => Err(Raised::python("OverflowError", "int too large to convert to float")),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use jiter::JsonValue;
 
-use super::{number, type_error};
+use super::{ndarray, number, type_error};
 use crate::{Raised, repr};
 
 /// A Python object, or a numpy scalar or array of them.
@@ -34,6 +34,16 @@ pub(crate) enum Py<'a> {
     NpFloat(f64),
     /// `numpy.ndarray` of one dimension.
     Array(Dtype, Vec<Py<'a>>),
+    /// Something that no value can be made of.
+    Other(Other),
+}
+
+/// An object that only messages speak of.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Other {
+    pub(crate) class: &'static str,
+    /// Its `str` and `repr`.
+    pub(crate) text: String,
 }
 
 /// What an array's elements are stored as. Elements of the numeric ones are numpy scalars.
@@ -42,7 +52,6 @@ pub(crate) enum Dtype {
     Object,
     Bool,
     Int,
-    Uint,
     Float,
 }
 
@@ -94,6 +103,7 @@ impl<'a> Py<'a> {
             Py::NpUint(_) => "numpy.uint64",
             Py::NpFloat(_) => "numpy.float64",
             Py::Array(..) => "numpy.ndarray",
+            Py::Other(other) => other.class,
         }
     }
 
@@ -137,7 +147,7 @@ impl<'a> Py<'a> {
             Py::Bool(b) | Py::NpBool(b) => *b,
             Py::Int(i) | Py::NpInt(i) => *i != 0,
             Py::NpUint(u) => *u != 0,
-            Py::Big(_) => true,
+            Py::Big(_) | Py::Other(_) => true,
             Py::Float(f) | Py::NpFloat(f) => *f != 0.0,
             Py::Str(s) => !s.is_empty(),
             Py::Bytes(b) => !b.is_empty(),
@@ -183,11 +193,7 @@ impl<'a> Py<'a> {
             Py::NpInt(i) => Cow::Owned(i.to_string()),
             Py::NpUint(u) => Cow::Owned(u.to_string()),
             Py::NpFloat(f) => Cow::Owned(number::float_repr(*f)),
-            // Numpy aligns columns and breaks lines; this is the shape for short arrays of short things.
-            Py::Array(_, items) => {
-                let items: Vec<_> = items.iter().map(|i| i.element()).collect();
-                Cow::Owned(format!("[{}]", items.join(" ")))
-            }
+            Py::Array(dtype, items) => Cow::Owned(ndarray::str(*dtype, items)),
             other => Cow::Owned(other.repr()),
         }
     }
@@ -211,25 +217,10 @@ impl<'a> Py<'a> {
                 let entries: Vec<_> = entries.iter().map(|(k, v)| format!("{}: {}", repr(k), v.repr())).collect();
                 format!("{{{}}}", entries.join(", "))
             }
+            Py::Other(other) => other.text.clone(),
             Py::NpBool(_) => format!("np.{}_", self.str()),
             Py::NpInt(_) | Py::NpUint(_) | Py::NpFloat(_) => format!("np.{}({})", self.name(), self.str()),
-            Py::Array(dtype, items) => {
-                let items: Vec<_> = items.iter().map(|i| i.element()).collect();
-                let suffix = if *dtype == Dtype::Object { ", dtype=object" } else { "" };
-                format!("array([{}]{suffix})", items.join(", "))
-            }
-        }
-    }
-
-    /// How numpy prints an element of an array: numbers plainly, whole floats as `1.`.
-    fn element(&self) -> String {
-        match self {
-            Py::NpFloat(f) => {
-                let text = number::float_repr(*f);
-                text.strip_suffix('0').filter(|t| t.ends_with('.')).map_or(text.clone(), str::to_owned)
-            }
-            Py::NpBool(_) | Py::NpInt(_) | Py::NpUint(_) => self.str().into_owned(),
-            other => other.repr(),
+            Py::Array(dtype, items) => ndarray::repr(*dtype, items),
         }
     }
 

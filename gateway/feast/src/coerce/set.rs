@@ -48,7 +48,7 @@ fn same<'v>(item: &'v Py<'_>) -> Result<Same<'v>, Raised> {
         Py::Float(f) | Py::NpFloat(f) => Same::Float(f.to_bits()),
         Py::Str(s) => Same::Str(s),
         Py::Bytes(b) => Same::Bytes(b),
-        Py::List(_) | Py::Dict(_) | Py::Array(..) => {
+        Py::List(_) | Py::Dict(_) | Py::Array(..) | Py::Other(_) => {
             return Err(type_error(format!("unhashable type: '{}'", item.class())));
         }
     })
