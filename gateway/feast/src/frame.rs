@@ -10,16 +10,17 @@ mod iso;
 mod pandas;
 mod strptime;
 mod times;
+mod typed;
 mod vectors;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use jiter::JsonValue;
-use weir_proto::feast::types::{Map, ScalarMap, Value, value::Val, value_type::Enum as ValueType};
+use weir_proto::feast::types::{Value, value_type::Enum as ValueType};
 
-use crate::coerce::{self, Other, Py};
-use crate::{Raised, request, text};
+use crate::coerce::{self, Py};
+use crate::{Raised, request};
 use pandas::Column;
 
 /// The view that rows are written to.
@@ -87,7 +88,7 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// None so far: what cannot be written is found when rows are made.
     pub fn from_values(features: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Result<Self, Raised> {
-        let cell = |value| Py::List(vec![object(value)]);
+        let cell = |value| Py::List(vec![typed::object(value)]);
         pandas::frame(features.into_iter().map(|(name, value)| (Cow::Borrowed(name), cell(value))))
     }
 
@@ -182,72 +183,5 @@ impl<'f> Table<'f> {
         let column =
             self.column(name)?.ok_or_else(|| Raised::key(&format!("Field \"{name}\" does not exist in schema")))?;
         times::to_datetime(&column.to_numpy())
-    }
-}
-
-/// A typed value as the gRPC server takes it apart.
-fn object(value: &Value) -> Py<'_> {
-    fn list<'v, T>(items: &'v [T], one: impl Fn(&'v T) -> Py<'v>) -> Py<'v> {
-        Py::List(items.iter().map(one).collect())
-    }
-    fn str(text: &String) -> Py<'_> {
-        Py::Str(Cow::Borrowed(text))
-    }
-    fn bytes(bytes: &Vec<u8>) -> Py<'_> {
-        Py::Bytes(Cow::Borrowed(bytes))
-    }
-    fn message(value: &Value) -> Py<'_> {
-        Py::Other(Other { class: "Value", text: text(value) })
-    }
-    fn map(map: &Map) -> Py<'_> {
-        Py::Dict(map.val.iter().map(|(key, value)| (Cow::Borrowed(key.as_str()), message(value))).collect())
-    }
-    /// The text of a message that is so deep in a value: without the braces around it and their indentation.
-    fn inside(whole: Val, depth: usize) -> String {
-        let whole = text(&Value { val: Some(whole) });
-        let lines: Vec<_> = whole.lines().collect();
-        let inner = lines.get(depth..lines.len().saturating_sub(depth)).unwrap_or_default();
-        inner.iter().map(|line| format!("{}\n", line.get(2 * depth..).unwrap_or_default())).collect()
-    }
-    let Some(val) = &value.val else { return Py::None };
-    match val {
-        Val::NullVal(_) => Py::None,
-        Val::BytesVal(b) => bytes(b),
-        Val::StringVal(s) | Val::JsonVal(s) | Val::UuidVal(s) | Val::TimeUuidVal(s) | Val::DecimalVal(s) => str(s),
-        Val::Int32Val(i) => Py::Int(i64::from(*i)),
-        Val::Int64Val(i) | Val::UnixTimestampVal(i) => Py::Int(*i),
-        Val::DoubleVal(f) => Py::Float(*f),
-        Val::FloatVal(f) => Py::Float(f64::from(*f)),
-        Val::BoolVal(b) => Py::Bool(*b),
-        Val::BytesListVal(l) | Val::BytesSetVal(l) => list(&l.val, bytes),
-        Val::StringListVal(l)
-        | Val::StringSetVal(l)
-        | Val::JsonListVal(l)
-        | Val::UuidListVal(l)
-        | Val::UuidSetVal(l)
-        | Val::TimeUuidListVal(l)
-        | Val::TimeUuidSetVal(l)
-        | Val::DecimalListVal(l)
-        | Val::DecimalSetVal(l) => list(&l.val, str),
-        Val::Int32ListVal(l) | Val::Int32SetVal(l) => list(&l.val, |i| Py::Int(i64::from(*i))),
-        Val::Int64ListVal(l) | Val::Int64SetVal(l) | Val::UnixTimestampListVal(l) | Val::UnixTimestampSetVal(l) => {
-            list(&l.val, |i| Py::Int(*i))
-        }
-        Val::DoubleListVal(l) | Val::DoubleSetVal(l) => list(&l.val, |f| Py::Float(*f)),
-        Val::FloatListVal(l) | Val::FloatSetVal(l) => list(&l.val, |f| Py::Float(f64::from(*f))),
-        Val::BoolListVal(l) | Val::BoolSetVal(l) => list(&l.val, |b| Py::Bool(*b)),
-        Val::MapVal(m) | Val::StructVal(m) => map(m),
-        // The server looks one level deep: what is inside stays a message, which Arrow has no type for.
-        Val::MapListVal(l) | Val::StructListVal(l) => {
-            list(&l.val, |m| Py::Other(Other { class: "Map", text: inside(Val::MapVal(m.clone()), 1) }))
-        }
-        Val::ListVal(l) | Val::SetVal(l) => list(&l.val, message),
-        Val::ScalarMapVal(m) => list(&m.val, |entry| {
-            let alone = Val::ScalarMapVal(ScalarMap { val: vec![entry.clone()] });
-            Py::Other(Other { class: "ScalarMapEntry", text: inside(alone, 2) })
-        }),
-        Val::ZonedTimestampVal(z) => {
-            Py::Other(Other { class: "ZonedTimestamp", text: inside(Val::ZonedTimestampVal(z.clone()), 1) })
-        }
     }
 }
