@@ -63,7 +63,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn messages(files: &[&str], descriptors: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let compiled = protox::compile(files, ["."])?;
     std::fs::write(descriptors, prost::Message::encode_to_vec(&compiled))?;
-    // Maps in the order of their keys: the same message is the same bytes every time.
-    tonic_prost_build::configure().build_transport(false).btree_map(".feast").compile_fds(compiled)?;
+    // Feast's maps in the order of their keys: the same message is the same bytes every time.
+    let ordered = [".feast", ".PushRequest", ".WriteToOnlineStoreRequest"];
+    let mut build = tonic_prost_build::configure().build_transport(false);
+    for path in ordered {
+        build = build.btree_map(path);
+    }
+    build.compile_fds(compiled)?;
     Ok(())
 }

@@ -190,3 +190,6 @@ fn check(sample: &Py<'_>, of: ValueType) -> Result<(), Raised> {
 fn type_error(message: impl Into<Cow<'static, str>>) -> Raised {
     Raised::python("TypeError", message.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,3 +185,6 @@ impl<'f> Table<'f> {
         times::to_datetime(&column.to_numpy())
     }
 }
+
+#[cfg(test)]
+mod tests;

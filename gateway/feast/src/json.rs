@@ -130,9 +130,9 @@ fn stored(out: &mut Vec<u8>, bytes: &[u8]) {
     match Raw::read(bytes) {
         Some(Raw::F64(v)) => float(out, v),
         Some(Raw::F32(v)) => float(out, f64::from(v)),
-        Some(Raw::I64(v) | Raw::Timestamp(v)) => display(out, v),
-        Some(Raw::I32(v)) => display(out, v),
-        Some(Raw::Bool(v)) => display(out, v),
+        Some(Raw::I64(v) | Raw::Timestamp(v)) => number(out, &v),
+        Some(Raw::I32(v)) => number(out, &v),
+        Some(Raw::Bool(v)) => number(out, &v),
         Some(Raw::String(v)) => string(out, v),
         Some(Raw::Bytes(v)) => base64(out, v),
         Some(Raw::Other(..)) => match Value::decode(bytes) {
@@ -151,11 +151,11 @@ pub(crate) fn message(out: &mut Vec<u8>, value: &Value) {
         Val::StringVal(v) | Val::JsonVal(v) | Val::UuidVal(v) | Val::TimeUuidVal(v) | Val::DecimalVal(v) => {
             string(out, v)
         }
-        Val::Int32Val(v) => display(out, v),
-        Val::Int64Val(v) | Val::UnixTimestampVal(v) => display(out, v),
+        Val::Int32Val(v) => number(out, v),
+        Val::Int64Val(v) | Val::UnixTimestampVal(v) => number(out, v),
         Val::DoubleVal(v) => float(out, *v),
         Val::FloatVal(v) => float(out, f64::from(*v)),
-        Val::BoolVal(v) => display(out, v),
+        Val::BoolVal(v) => number(out, v),
         Val::BytesListVal(v) | Val::BytesSetVal(v) => list(out, &v.val, |out, v| base64(out, v)),
         Val::StringListVal(v)
         | Val::StringSetVal(v)
@@ -166,13 +166,13 @@ pub(crate) fn message(out: &mut Vec<u8>, value: &Value) {
         | Val::TimeUuidSetVal(v)
         | Val::DecimalListVal(v)
         | Val::DecimalSetVal(v) => list(out, &v.val, |out, v| string(out, v)),
-        Val::Int32ListVal(v) | Val::Int32SetVal(v) => list(out, &v.val, |out, v| display(out, v)),
+        Val::Int32ListVal(v) | Val::Int32SetVal(v) => list(out, &v.val, number),
         Val::Int64ListVal(v) | Val::Int64SetVal(v) | Val::UnixTimestampListVal(v) | Val::UnixTimestampSetVal(v) => {
-            list(out, &v.val, |out, v| display(out, v));
+            list(out, &v.val, number);
         }
         Val::DoubleListVal(v) | Val::DoubleSetVal(v) => list(out, &v.val, |out, v| float(out, *v)),
         Val::FloatListVal(v) | Val::FloatSetVal(v) => list(out, &v.val, |out, v| float(out, f64::from(*v))),
-        Val::BoolListVal(v) | Val::BoolSetVal(v) => list(out, &v.val, |out, v| display(out, v)),
+        Val::BoolListVal(v) | Val::BoolSetVal(v) => list(out, &v.val, number),
         Val::MapVal(v) | Val::StructVal(v) => map(out, v),
         Val::MapListVal(v) | Val::StructListVal(v) => list(out, &v.val, map),
         Val::ListVal(v) | Val::SetVal(v) => list(out, &v.val, message),
@@ -218,13 +218,17 @@ fn separate(out: &mut Vec<u8>, is_first: &mut bool) {
 /// Shortest text that reads back the same; what JSON has no number for is a string, as protobuf writes it.
 fn float(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
-        // Writing into a Vec cannot fail, nor can a finite number.
-        let _ = serde_json::to_writer(&mut *out, &value);
+        number(out, &value);
     } else if value.is_nan() {
         out.extend_from_slice(b"\"NaN\"");
     } else {
         out.extend_from_slice(if value > 0.0 { b"\"Infinity\"" } else { b"\"-Infinity\"" });
     }
+}
+
+/// An integer, a finite float or a bool: none of them can fail, nor can writing into a Vec.
+fn number(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    let _ = serde_json::to_writer(out, value);
 }
 
 fn display(out: &mut Vec<u8>, value: impl std::fmt::Display) {

@@ -327,7 +327,7 @@ fn read(
 }
 
 /// How many fields the hash of an entity has when all views of that entity are written.
-fn hash_fields(registry: &Registry, view: &View) -> usize {
+pub(crate) fn hash_fields(registry: &Registry, view: &View) -> usize {
     let keys = |view: &View| view.entity_columns.iter().map(|c| c.name.clone()).collect::<BTreeSet<_>>();
     let own = keys(view);
     let same = registry.views.values().filter(|other| other.computed().is_none() && keys(other) == own);

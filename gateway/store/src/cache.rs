@@ -7,6 +7,8 @@
 //! are evicted like any that nobody asks for.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,8 +41,35 @@ impl Default for CacheSettings {
 pub(crate) struct Entry {
     /// `None`: there is no such entity.
     pub(crate) row: Option<Bytes>,
-    /// When the read began: the row is at least as new as that.
-    pub(crate) read_at: Instant,
+    read: Arc<ReadAt>,
+}
+
+/// When the last read that said so began: the row is at least as new as that. Shared by all copies of an entry.
+#[derive(Debug)]
+struct ReadAt {
+    first: Instant,
+    /// Microseconds after `first`.
+    later_us: AtomicU64,
+}
+
+impl Entry {
+    pub(crate) fn new(row: Option<Bytes>, read_at: Instant) -> Self {
+        Self { row, read: Arc::new(ReadAt { first: read_at, later_us: AtomicU64::new(0) }) }
+    }
+
+    pub(crate) fn read_at(&self) -> Instant {
+        self.read.first + Duration::from_micros(self.read.later_us.load(Relaxed))
+    }
+
+    /// The store has said the same again: the entry is as new as that read. Far cheaper than to replace it.
+    pub(crate) fn said_again(&self, row: &Bytes, read_at: Instant) -> bool {
+        let is_same = self.row.as_ref() == Some(row);
+        if is_same {
+            let later = read_at.saturating_duration_since(self.read.first).as_micros();
+            self.read.later_us.fetch_max(u64::try_from(later).unwrap_or(u64::MAX), Relaxed);
+        }
+        is_same
+    }
 }
 
 /// What the cache knows about an entity.
@@ -50,8 +79,8 @@ pub(crate) enum Look {
     Fresh(Row, Duration),
     /// The store said lately that there is no such entity.
     Negative,
-    /// A row to serve if the store does not answer, with when it was read.
-    Old(Row, Instant),
+    /// A row to serve if the store does not answer, with the entry it is from.
+    Old(Row, Entry),
     /// Nothing that could be served.
     Nothing,
 }
@@ -75,13 +104,16 @@ impl Cache {
 
     /// What is known about `key`, whose rows have this shape; nothing older than `max_stale` counts.
     pub(crate) fn look(&self, key: &[u8], shape: &Shape, max_stale: Option<Duration>, now: Instant) -> Look {
+        let limits = shape.limits();
+        if limits.is_never() {
+            return Look::Nothing;
+        }
         let Some(entry) = self.entry(key, now) else { return Look::Nothing };
-        let age = now.saturating_duration_since(entry.read_at);
+        let age = now.saturating_duration_since(entry.read_at());
         if max_stale.is_some_and(|max| age > max) {
             return Look::Nothing;
         }
-        let limits = shape.limits();
-        let Some(bytes) = entry.row else {
+        let Some(bytes) = entry.row.clone() else {
             return if age < limits.negative_for { Look::Negative } else { Look::Nothing };
         };
         let (fresh, servable) = (age < limits.fresh_for, age <= limits.stale_for);
@@ -91,7 +123,7 @@ impl Cache {
         // Kept under another schema of the same view, before the catalog changed: of no use any more.
         match shape.parse(bytes) {
             Ok(row) if fresh => Look::Fresh(row, age),
-            Ok(row) => Look::Old(row, entry.read_at),
+            Ok(row) => Look::Old(row, entry),
             Err(_) => Look::Nothing,
         }
     }
@@ -109,6 +141,9 @@ impl Cache {
     /// Keeps what the store said. The caller has checked that a row has the shape.
     pub(crate) fn keep(&self, key: &Bytes, shape: &Shape, entry: Entry) {
         let limits = shape.limits();
+        if limits.is_never() {
+            return;
+        }
         let is_worth_it = match entry.row {
             Some(_) => !(limits.fresh_for.is_zero() && limits.stale_for.is_zero()),
             None => !limits.negative_for.is_zero(),
@@ -174,7 +209,7 @@ mod tests {
     }
 
     fn keep(cache: &Cache, view: &View, row: Option<Bytes>) {
-        cache.keep(&Bytes::from_static(b"k"), &packed(view), Entry { row, read_at: Instant::now() });
+        cache.keep(&Bytes::from_static(b"k"), &packed(view), Entry::new(row, Instant::now()));
     }
 
     fn empty() -> Cache {
@@ -230,12 +265,24 @@ mod tests {
         assert_eq!(cache.entries.get(b"k".as_slice()).map(|e| e.row), None);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_row_that_the_store_says_again_is_as_new_as_the_last_time() {
+        let (cache, view) = (empty(), view());
+        keep(&cache, &view, Some(row(&view)));
+        advance(50 * SECOND).await;
+        let Look::Old(_, entry) = cache.look(b"k", &packed(&view), None, Instant::now()) else { panic!("an old row") };
+        assert!(!entry.said_again(&Bytes::from_static(b"another row"), Instant::now()));
+        assert_eq!(look(&cache, &view, None), "old");
+        assert!(entry.said_again(&row(&view), Instant::now()));
+        assert_eq!(look(&cache, &view, None), "fresh", "every copy of the entry knows");
+    }
+
     #[test]
     fn the_cache_stays_within_its_bytes() {
         let (cache, view) =
             (Cache::new(CacheSettings { capacity_bytes: 100_000 }, DefaultHashBuilder::default()), view());
         for i in 0..5_000u32 {
-            let entry = Entry { row: Some(vec![0; 1_000].into()), read_at: Instant::now() };
+            let entry = Entry::new(Some(vec![0; 1_000].into()), Instant::now());
             cache.keep(&Bytes::copy_from_slice(&i.to_le_bytes()), &packed(&view), entry);
         }
         cache.entries.run_pending_tasks();

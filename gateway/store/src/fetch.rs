@@ -180,7 +180,7 @@ impl Store {
 /// An entity that the cache could not answer, with the row to serve if the store does not answer either.
 struct Ask {
     entity: usize,
-    old: Option<(Row, Instant)>,
+    old: Option<(Row, Entry)>,
 }
 
 impl Shared {
@@ -263,8 +263,8 @@ impl Shared {
                     negatives += 1;
                     Found::Hole(Provenance::Missing)
                 }
-                Look::Old(row, read_at) => {
-                    asks.push(Ask { entity, old: Some((row, read_at)) });
+                Look::Old(row, entry) => {
+                    asks.push(Ask { entity, old: Some((row, entry)) });
                     Found::Hole(Provenance::Late)
                 }
                 Look::Nothing => {
@@ -309,8 +309,11 @@ impl Shared {
         if let (Some(leader), Some(permit)) = (leader, permit) {
             let own = asks.iter().zip(&seats);
             let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
-            let shapes = own.map(|(ask, _)| wanted.shape(ask.entity).clone()).collect();
-            let errand = Errand { leader, shapes, due: limits.due(), _permit: permit };
+            let of = |(ask, _): (&Ask, _)| {
+                (wanted.shape(ask.entity).clone(), ask.old.as_ref().map(|(_, entry)| entry.clone()))
+            };
+            let (shapes, known) = own.map(of).unzip();
+            let errand = Errand { leader, shapes, known, due: limits.due(), _permit: permit };
             return Ok((seats, self.send(errand, redis, landings, limits, now)));
         }
         Ok((seats, None))
@@ -360,7 +363,8 @@ impl Shared {
         // Not the time of the look: a row may have grown too old while the store was waited for.
         let now = Instant::now();
         for Ask { entity, old } in asks {
-            let Some((row, read_at)) = old else { continue };
+            let Some((row, entry)) = old else { continue };
+            let read_at = entry.read_at();
             if may_serve_stale(wanted.shape(entity), limits.max_stale, read_at, now) {
                 self.counters.cache_stale.add(1);
                 let age_ms = millis(now.saturating_duration_since(read_at));
@@ -403,6 +407,8 @@ struct Errand {
     leader: Leader,
     /// By the leader's keys.
     shapes: Vec<Shape>,
+    /// What the cache holds of them.
+    known: Vec<Option<Entry>>,
     /// When the request that began it stops waiting.
     due: Instant,
     _permit: OwnedSemaphorePermit,
@@ -428,12 +434,15 @@ impl Errand {
                 // Bytes that are no row of this shape are not kept: the next request looks again.
                 Answer::Row(bytes) if shape.parse(bytes.clone()).is_err() => {}
                 Answer::Row(bytes) => {
-                    shared.cache.keep(key, shape, Entry { row: Some(bytes.clone()), read_at });
+                    let said_again = self.known[index].as_ref().is_some_and(|known| known.said_again(bytes, read_at));
+                    if !said_again {
+                        shared.cache.keep(key, shape, Entry::new(Some(bytes.clone()), read_at));
+                    }
                     if is_late {
                         shared.counters.late_fills.add(1);
                     }
                 }
-                Answer::Nothing => shared.cache.keep(key, shape, Entry { row: None, read_at }),
+                Answer::Nothing => shared.cache.keep(key, shape, Entry::new(None, read_at)),
                 Answer::Failed(_) => {}
             }
             answers[index] = Some(answer);

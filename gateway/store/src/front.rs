@@ -115,7 +115,7 @@ mod tests {
     use tokio::time::advance;
 
     fn entry(text: &'static str) -> Entry {
-        Entry { row: Some(Bytes::from_static(text.as_bytes())), read_at: Instant::now() }
+        Entry::new(Some(Bytes::from_static(text.as_bytes())), Instant::now())
     }
 
     fn text(entry: Option<Entry>) -> Option<Bytes> {
@@ -161,7 +161,7 @@ mod tests {
         let (front, now) = (Front::new(1 << 28), Instant::now());
         front.put(1, &[b'k'; KEY_BYTES_MAX + 1], &entry("row"), now);
         assert!(front.get(1, &[b'k'; KEY_BYTES_MAX + 1], now).is_none());
-        let large = Entry { row: Some(Bytes::from(vec![0; ROW_BYTES_MAX + 1])), read_at: now };
+        let large = Entry::new(Some(Bytes::from(vec![0; ROW_BYTES_MAX + 1])), now);
         front.put(2, b"k", &large, now);
         assert!(front.get(2, b"k", now).is_none());
         let none = Front::new(0);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use layout::{FeastKey, FeastLayout, KeyType, Layout};
 pub use read::read;
-pub use reader::{Keys, Mistakes};
+pub use reader::{Keys, Mistakes, NAME_BYTES_MAX, is_name};
 
 use crate::experiment::Experiments;
 use crate::{FeatureType, Kind, Value};
@@ -127,6 +127,13 @@ pub struct Freshness {
     pub stale_for: Duration,
     /// How long "the store has no such entity" is believed.
     pub negative_for: Duration,
+}
+
+impl Freshness {
+    /// Nothing is to be kept at all.
+    pub fn is_never(&self) -> bool {
+        self.fresh_for.is_zero() && self.stale_for.is_zero() && self.negative_for.is_zero()
+    }
 }
 
 /// User code in Wasm that computes features from features.

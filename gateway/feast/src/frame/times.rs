@@ -13,7 +13,7 @@ const NOTHING: [&str; 7] = ["", "nat", "NaT", "NaN", "NAN", "NAT", "nan"];
 /// Up to so many values pandas looks at one by one; beyond, it may look at each distinct one only.
 const ONE_BY_ONE_MAX: usize = 50;
 
-const ADVICE: &str = "You might want to try:\n    - passing `format` if your strings have a consistent format;\n    - \
+pub(super) const ADVICE: &str = "You might want to try:\n    - passing `format` if your strings have a consistent format;\n    - \
                       passing `format='ISO8601'` if your strings are all ISO8601 but not necessarily in exactly the \
                       same format;\n    - passing `format='mixed'`, and the format will be inferred for each element \
                       individually. You might want to use `dayfirst` alongside this.";
@@ -109,7 +109,7 @@ fn by_itself(text: &str) -> Result<Option<i64>, Complaint> {
 fn is_unlikely(text: &str) -> bool {
     let is_small = |text: &str| {
         let begins_as_number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+');
-        begins_as_number && text.parse::<f64>().is_ok_and(|number| number < 1_000.0)
+        begins_as_number && text.parse::<f64>().is_ok_and(|number| number.is_finite() && number < 1_000.0)
     };
     !text.starts_with('0') && (["a", "A", "m", "M", "p", "P", "t", "T"].contains(&text) || is_small(text.trim()))
 }

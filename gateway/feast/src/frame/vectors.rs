@@ -1,5 +1,7 @@
 //! Vectors of a view with a vector index: all as long as the view says, or as the first.
 
+use std::borrow::Cow;
+
 use super::{Frame, Table, Target};
 use crate::Raised;
 use crate::coerce::Py;
@@ -31,7 +33,7 @@ pub(super) fn check_frame(frame: &Frame<'_>, target: &Target<'_>) -> Result<(), 
     let Some((name, declared)) = vector(target)? else { return Ok(()) };
     let Some(column) = frame.column(name) else { return Ok(()) };
     let number = |class: &'static str, nulls: Vec<bool>| {
-        nulls.into_iter().map(|n| if n { Cell::Null } else { Cell::No(class) }).collect()
+        nulls.into_iter().map(|n| if n { Cell::Null } else { Cell::No(Cow::Borrowed(class)) }).collect()
     };
     let cells: Vec<Cell> = match column {
         Column::Int(values) => number("numpy.int64", vec![false; values.len()]),
@@ -66,7 +68,7 @@ pub(super) fn check_frame(frame: &Frame<'_>, target: &Target<'_>) -> Result<(), 
 enum Cell {
     Null,
     Length(usize),
-    No(&'static str),
+    No(Cow<'static, str>),
 }
 
 impl Cell {
@@ -75,7 +77,8 @@ impl Cell {
             value if value.is_null() => Self::Null,
             Py::Str(text) => Self::Length(text.chars().count()),
             Py::Bytes(bytes) => Self::Length(bytes.len()),
-            value => value.len().map_or(Self::No(value.class()), Self::Length),
+            Py::Other(other) => Self::No(Cow::Owned(format!("feast.types.Value_pb2.{}", other.class))),
+            value => value.len().map_or(Self::No(Cow::Borrowed(value.class())), Self::Length),
         }
     }
 }
