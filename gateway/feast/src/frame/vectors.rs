@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::pandas::Column;
 use super::{Frame, Table, Target};
 use crate::Raised;
 use crate::coerce::Py;
-
-use super::pandas::Column;
 
 /// The view's vector field and its declared length.
 fn vector<'t>(target: &Target<'t>) -> Result<Option<(&'t str, Option<usize>)>, Raised> {
