@@ -1,9 +1,12 @@
 //! The command line, as written. What each command does is in [`commands`](crate::commands) and
 //! [`demo`](crate::demo).
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use weir_feast::Semantics;
@@ -77,8 +80,8 @@ pub struct Serve {
     /// Folder with weir.toml and catalog/.
     #[arg(long, value_name = "DIR", env = "WEIR_CONFIG", required_unless_present = "feast")]
     pub config: Option<PathBuf>,
-    /// Store to read from: embedded or redis://…
-    #[arg(long, value_name = "URL", env = "WEIR_STORE", value_parser = StoreUrl::parse)]
+    /// Store to read from: embedded, redis://…, redis-cluster://… or redis-sentinel://…
+    #[arg(long, value_name = "URL", env = "WEIR_STORE", hide_env_values = true, value_parser = StoreUrls)]
     pub store: Option<StoreUrl>,
     /// Feast repository to serve in place of a Feast feature server: its folder, or feature_store.yaml, and
     /// registry.db where that lies elsewhere.
@@ -91,6 +94,25 @@ pub struct Serve {
     #[command(flatten)]
     /// Addresses and the journal.
     pub doors: Doors,
+}
+
+/// Reads `--store`. Unlike clap's own errors, what it says does not repeat the value, which may hold a password.
+#[derive(Clone)]
+struct StoreUrls;
+
+impl TypedValueParser for StoreUrls {
+    type Value = StoreUrl;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<StoreUrl, clap::Error> {
+        let read = value.to_str().ok_or_else(|| "it is not UTF-8".to_owned()).and_then(StoreUrl::parse);
+        let wrong = |why| clap::Error::raw(ErrorKind::ValueValidation, format!("--store: {why}\n")).with_cmd(command);
+        read.map_err(wrong)
+    }
 }
 
 /// `weir demo`
@@ -131,7 +153,7 @@ pub struct Load {
     #[arg(long, value_name = "DIR", env = "WEIR_CONFIG")]
     pub config: PathBuf,
     /// Redis to load into; weir.toml's store by default.
-    #[arg(long, value_name = "URL", env = "WEIR_STORE", value_parser = StoreUrl::parse)]
+    #[arg(long, value_name = "URL", env = "WEIR_STORE", hide_env_values = true, value_parser = StoreUrls)]
     pub store: Option<StoreUrl>,
     /// Views to load; all by default.
     pub views: Vec<String>,

@@ -143,11 +143,11 @@ pub async fn load(args: Load) -> ExitCode {
         Ok(read) => read,
         Err(mistakes) => return wrong_config(&mistakes),
     };
-    let StoreUrl::Redis(url) = &config.store else {
+    let StoreUrl::Redis(redis) = &config.store else {
         complain("weir load: --store redis://… says where to load to");
         return ExitCode::from(EX_USAGE);
     };
-    match load::into_redis(&config, &catalog, url, &args.views).await {
+    match load::into_redis(&config, &catalog, redis, &args.views).await {
         Ok(loaded) if args.json => {
             let rows: serde_json::Map<String, Json> =
                 loaded.rows.into_iter().map(|(view, n)| (view, n.into())).collect();

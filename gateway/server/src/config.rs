@@ -8,6 +8,7 @@ use std::time::Duration;
 use weir_domain::catalog::{Freshness, Keys, Mistake, Mistakes, Place};
 use weir_feast::Semantics;
 use weir_journal::{FSYNC_EVERY, QUEUE_BYTES, SEAL_AFTER};
+use weir_store::{AddressError, RedisAddress};
 
 use crate::feast::{self, FeastConfig};
 
@@ -85,17 +86,19 @@ pub enum StoreUrl {
     Feast,
     /// In process, from the Parquet files beside the catalog.
     Embedded,
-    /// `redis://…`.
-    Redis(String),
+    /// `redis://…` and its relatives.
+    Redis(Box<RedisAddress>),
 }
 
 impl StoreUrl {
-    /// Reads `embedded` or a Redis URL.
+    /// Reads `embedded` or a Redis URL. What is wrong is said without quoting it: it may have a password in it.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             "embedded" => Ok(Self::Embedded),
-            url if url.starts_with("redis://") || url.starts_with("redis+unix://") => Ok(Self::Redis(url.to_owned())),
-            other => Err(format!("{other:?} is neither \"embedded\" nor a redis:// URL")),
+            url => url
+                .parse()
+                .map(|address| Self::Redis(Box::new(address)))
+                .map_err(|e: AddressError| format!("not \"embedded\" and {e}")),
         }
     }
 }

@@ -8,7 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use weir_domain::catalog::{Catalog, Layout, Mistake, View};
 use weir_domain::{Cell, Column, FeatureType, Kind};
 use weir_journal::table::{Table, TableError, read_table};
-use weir_store::{Backend, CacheSettings, Embedded, LoadError, Loader, Redis, Store, entity_keys, pack_rows};
+use weir_store::{
+    Backend, CacheSettings, Embedded, LoadError, Loader, Redis, RedisAddress, Store, entity_keys, pack_rows,
+};
 
 use crate::config::{Config, StoreUrl};
 use crate::feast::Feast;
@@ -22,18 +24,18 @@ pub(crate) fn store(config: &Config, catalog: &Catalog, feast: Option<&Feast>) -
     let settings = CacheSettings { capacity_bytes: config.cache_bytes };
     let backend = match &config.store {
         StoreUrl::Embedded => Backend::Embedded(embedded(config, catalog)?),
-        StoreUrl::Redis(url) => Backend::Redis(redis(config, url)?),
-        StoreUrl::Feast => {
-            let url = feast.map(Feast::store_url).unwrap_or_default();
-            Backend::Redis(redis(config, &url)?)
-        }
+        StoreUrl::Redis(address) => Backend::Redis(redis(config, address)?),
+        StoreUrl::Feast => match feast.map(Feast::store_address) {
+            Some(address) => Backend::Redis(redis(config, &address)?),
+            None => return Err(vec![Mistake { at: place(config), message: "store: no Feast repository".into() }]),
+        },
     };
     Ok(Store::new(backend, settings, &config.namespace))
 }
 
-fn redis(config: &Config, url: &str) -> Result<Redis, Vec<Mistake>> {
+fn redis(config: &Config, address: &RedisAddress) -> Result<Redis, Vec<Mistake>> {
     let mistake = |error| vec![Mistake { at: place(config), message: format!("store: {}", chain(&error)) }];
-    Redis::open(url).map_err(mistake)
+    Redis::open(address).map_err(mistake)
 }
 
 fn place(config: &Config) -> weir_domain::catalog::Place {
@@ -164,7 +166,7 @@ pub(crate) struct Loaded {
 pub(crate) async fn into_redis(
     config: &Config,
     catalog: &Catalog,
-    url: &str,
+    redis: &RedisAddress,
     only: &[String],
 ) -> Result<Loaded, Box<dyn std::error::Error>> {
     if let Some(name) = only.iter().find(|n| !catalog.views.iter().any(|v| *v.doc.name == ***n)) {
@@ -174,7 +176,7 @@ pub(crate) async fn into_redis(
     if let Some(view) = catalog.views.iter().find(|view| is_feasts(view) && named(view)) {
         return Err(format!("view {:?}: {NOT_OURS}", view.doc.name).into());
     }
-    let mut loader = Loader::connect(url).await?;
+    let mut loader = Loader::connect(redis).await?;
     let mut loaded = Loaded::default();
     for view in &catalog.views {
         let id = format!("{}@{}", view.doc.name, view.version);

@@ -2,6 +2,7 @@
 //! anything, and two stores in one process count apart.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::{BreakerState, Trouble, breaker::Breaker};
 
@@ -43,8 +44,15 @@ pub struct Counters {
     pub invalid_rows: Counter,
     /// Connections that were set up.
     pub connections: Counter,
+    /// Keys that were asked again from the node a cluster pointed to.
+    pub redirects: Counter,
+    /// Times that other nodes, or other slots of theirs, or another master were found than were known.
+    pub topologies: Counter,
+    /// Silent reads that would have opened a node's breaker if not too many others' had been open.
+    pub breakers_held: Counter,
     troubles: [Counter; Trouble::ALL.len()],
-    pub(crate) breaker: Breaker,
+    /// One breaker per node that there is.
+    nodes: Mutex<Vec<Weak<Breaker>>>,
 }
 
 impl Counters {
@@ -57,8 +65,39 @@ impl Counters {
         self.troubles[kind as usize].get()
     }
 
-    /// State of the node's breaker; always closed where there is no Redis.
+    /// A node joins; it leaves when its breaker is dropped.
+    pub(crate) fn watch(&self, breaker: &Arc<Breaker>) {
+        let mut nodes = self.nodes();
+        nodes.retain(|node| node.strong_count() > 0);
+        nodes.push(Arc::downgrade(breaker));
+    }
+
+    /// Servers that reads go to: one, or the masters of a cluster.
+    pub fn node_count(&self) -> usize {
+        self.nodes().iter().filter(|node| node.strong_count() > 0).count()
+    }
+
+    /// How many nodes' breakers are not closed.
+    pub fn nodes_out(&self) -> usize {
+        self.states().filter(|state| *state != BreakerState::Closed).count()
+    }
+
+    /// State of the node's breaker; among several nodes the worst. Always closed where there is no Redis.
     pub fn breaker(&self) -> BreakerState {
-        self.breaker.state()
+        let worst = |a: BreakerState, b: BreakerState| match (a, b) {
+            (BreakerState::Open, _) | (_, BreakerState::Open) => BreakerState::Open,
+            (BreakerState::HalfOpen, _) | (_, BreakerState::HalfOpen) => BreakerState::HalfOpen,
+            _ => BreakerState::Closed,
+        };
+        self.states().fold(BreakerState::Closed, worst)
+    }
+
+    fn states(&self) -> impl Iterator<Item = BreakerState> {
+        let nodes: Vec<_> = self.nodes().iter().filter_map(Weak::upgrade).collect();
+        nodes.into_iter().map(|node| node.state())
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<Weak<Breaker>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,10 @@
 //! What can be wrong with a store, as a small closed set: the kind of a failed read is its metric label.
 
+use std::error::Error;
+use std::sync::Arc;
+
 use ::redis::{ErrorKind, RedisError, ServerError};
+use tokio_rustls::rustls;
 
 /// Why a read of the store failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,7 +19,9 @@ pub enum Trouble {
     Auth,
     /// Our user may not run this command or read this key.
     Permission,
-    /// A key holds something that is not a string.
+    /// The server's certificate is not one we accept, or it does not accept ours.
+    Tls,
+    /// A key holds something that the command is not for.
     WrongType,
     /// The server is out of memory.
     OutOfMemory,
@@ -25,23 +31,50 @@ pub enum Trouble {
     Breaker,
     /// Not asked: as many reads are in flight as may be.
     Busy,
+    /// The key is on another node, and following it there once led to yet another: slots are moving faster
+    /// than we learn of it, or the address of a cluster's node was given as that of a single server.
+    Moved,
+    /// Keys of several slots in one command: the address of a cluster's node was given as that of a single
+    /// server.
+    CrossSlot,
+    /// No node of the cluster has the key's slot.
+    NoOwner,
+    /// The cluster, or the part of it we reach, is not whole and does not serve.
+    ClusterDown,
+    /// The key's slot is being moved right now.
+    TryAgain,
+    /// The node is a replica: its master changed, and we have not heard yet.
+    ReadOnly,
+    /// A replica that has lost its master and serves nothing until it has one.
+    MasterDown,
+    /// The sentinels know no master, or none that says it is one.
+    NoMaster,
     /// Anything else the server complained about.
     Other,
 }
 
 impl Trouble {
     /// Every kind there is, in the order of its counters.
-    pub const ALL: [Trouble; 11] = [
+    pub const ALL: [Trouble; 20] = [
         Self::Timeout,
         Self::Connection,
         Self::Loading,
         Self::Auth,
         Self::Permission,
+        Self::Tls,
         Self::WrongType,
         Self::OutOfMemory,
         Self::Protocol,
         Self::Breaker,
         Self::Busy,
+        Self::Moved,
+        Self::CrossSlot,
+        Self::NoOwner,
+        Self::ClusterDown,
+        Self::TryAgain,
+        Self::ReadOnly,
+        Self::MasterDown,
+        Self::NoMaster,
         Self::Other,
     ];
 
@@ -53,24 +86,38 @@ impl Trouble {
             Self::Loading => "loading",
             Self::Auth => "auth",
             Self::Permission => "permission",
+            Self::Tls => "tls",
             Self::WrongType => "wrong_type",
             Self::OutOfMemory => "out_of_memory",
             Self::Protocol => "protocol",
             Self::Breaker => "breaker",
             Self::Busy => "busy",
+            Self::Moved => "moved",
+            Self::CrossSlot => "cross_slot",
+            Self::NoOwner => "no_owner",
+            Self::ClusterDown => "cluster_down",
+            Self::TryAgain => "try_again",
+            Self::ReadOnly => "read_only",
+            Self::MasterDown => "master_down",
+            Self::NoMaster => "no_master",
             Self::Other => "other",
         }
     }
 
     /// Only an operator can mend it: asking again soon is useless.
     pub(crate) const fn is_configuration(self) -> bool {
-        matches!(self, Self::Auth | Self::Permission)
+        matches!(self, Self::Auth | Self::Permission | Self::Tls)
     }
 
     /// The server may be gone or stuck: this counts against the breaker. An error the server took the
     /// trouble to send does not.
     pub(crate) const fn is_silence(self) -> bool {
         matches!(self, Self::Timeout | Self::Connection | Self::Protocol)
+    }
+
+    /// Somebody else may have the keys by now.
+    pub(crate) const fn is_news_of_others(self) -> bool {
+        matches!(self, Self::Moved | Self::NoOwner | Self::ClusterDown | Self::ReadOnly | Self::MasterDown)
     }
 
     /// What the client library reports when there is no reply at all.
@@ -80,8 +127,19 @@ impl Trouble {
             // A server that answers garbage, or another protocol than it was asked for.
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::RESP3NotSupported => Self::Protocol,
             ErrorKind::Io if error.is_timeout() => Self::Timeout,
+            ErrorKind::Io if is_refused_certificate(error) => Self::Tls,
             ErrorKind::Io => Self::Connection,
             _ => error.code().map_or(Self::Other, Self::of_code),
+        }
+    }
+
+    /// What a socket reports.
+    pub(crate) fn of_io(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::TimedOut => Self::Timeout,
+            // What rustls makes of everything it does not accept, the other side's alerts included.
+            std::io::ErrorKind::InvalidData => Self::Tls,
+            _ => Self::Connection,
         }
     }
 
@@ -92,14 +150,28 @@ impl Trouble {
 
     fn of_code(code: &str) -> Self {
         match code {
-            "LOADING" | "MASTERDOWN" => Self::Loading,
+            "LOADING" => Self::Loading,
             "NOAUTH" | "WRONGPASS" => Self::Auth,
             "NOPERM" => Self::Permission,
             "WRONGTYPE" => Self::WrongType,
             "OOM" => Self::OutOfMemory,
+            "MOVED" | "ASK" => Self::Moved,
+            "CROSSSLOT" => Self::CrossSlot,
+            "CLUSTERDOWN" => Self::ClusterDown,
+            "TRYAGAIN" => Self::TryAgain,
+            "READONLY" => Self::ReadOnly,
+            "MASTERDOWN" => Self::MasterDown,
             _ => Self::Other,
         }
     }
+}
+
+/// In TLS 1.3 a server refuses our certificate only after the handshake, which is then the first read to fail.
+fn is_refused_certificate(error: &RedisError) -> bool {
+    // The library keeps the socket's error behind an Arc, and the error inside that is rustls's.
+    let shared = error.source().and_then(|e| e.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let inner = shared.and_then(|e| e.downcast_ref::<std::io::Error>()).and_then(std::io::Error::get_ref);
+    inner.is_some_and(|e| e.is::<rustls::Error>())
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ async fn nothing_is_served_past_stale_for_or_past_what_the_caller_takes() {
 #[tokio::test]
 async fn an_unreachable_store_is_no_reason_not_to_start() {
     let port = free_port();
-    let redis = Redis::open(&format!("redis://127.0.0.1:{port}")).unwrap();
+    let redis = Redis::open(&address(&format!("redis://127.0.0.1:{port}"))).unwrap();
     assert_eq!(redis.settled().await, Err(Trouble::Connection));
     let store = Store::new(Backend::Redis(redis), CacheSettings::default(), NAMESPACE);
     let plan = plan_of(vec![(small_view(uncached()), Scope::Item)]);
@@ -178,7 +178,7 @@ async fn a_full_server_still_reads() {
     scene.load(&[("a", 1.0)]).await;
     scene.server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(scene.why("a", AMPLE).await, FromStore);
-    let mut loader = weir_store::Loader::connect(&scene.server.url()).await.unwrap();
+    let mut loader = weir_store::Loader::connect(&address(&scene.server.url())).await.unwrap();
     let refused = loader.write(&small_rows(scene.view(), &[("b", 2.0)])).await.unwrap_err();
     assert!(matches!(refused, weir_store::LoadError::Refused { kind: Trouble::OutOfMemory, .. }), "{refused}");
 }
@@ -201,7 +201,7 @@ async fn a_server_that_talks_nonsense_is_unavailable_until_it_stops() {
     ];
     for (name, manner) in manners {
         let fake = Fake::start(manner).await;
-        let redis = Redis::open(&fake.url()).unwrap();
+        let redis = Redis::open(&address(&fake.url())).unwrap();
         let store = Store::new(Backend::Redis(redis), CacheSettings::default(), NAMESPACE);
         let plan = plan_of(vec![(small_view(uncached()), Scope::Item)]);
         let ask = async || {

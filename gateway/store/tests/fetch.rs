@@ -64,8 +64,8 @@ async fn memory_and_redis_give_the_same_values_of_every_type() {
     let embedded = Embedded::default();
     embedded.insert(rows.clone());
     let server = RedisServer::start();
-    Loader::connect(&server.url()).await.unwrap().write(&rows).await.unwrap();
-    let redis = Redis::open(&server.url()).unwrap();
+    Loader::connect(&address(&server.url())).await.unwrap().write(&rows).await.unwrap();
+    let redis = Redis::open(&address(&server.url())).unwrap();
 
     let plan = plan_of(vec![(view, Scope::Item)]);
     let mut answers = vec![];

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weir_domain::catalog::{self, Catalog, Freshness, Mistake};
-use weir_feast::{Lookup, Naming, Options, Raised, Registry, Repo, Semantics, Wanted};
+use weir_feast::{Lookup, Naming, Online, Options, Raised, Registry, Repo, Semantics, Topology, Wanted};
+use weir_store::{RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
 
 pub(crate) use grpc::FeastGrpc;
 pub(crate) use http::{ONLINE, online, routes};
@@ -93,10 +94,8 @@ impl Feast {
     }
 
     /// Where the features lie.
-    pub(crate) fn store_url(&self) -> String {
-        let online = &self.repo.online;
-        let node = online.nodes.first().map(|(host, port)| format!("{host}:{port}")).unwrap_or_default();
-        format!("redis://{node}/{}", online.db)
+    pub(crate) fn store_address(&self) -> RedisAddress {
+        store_address(&self.repo.online)
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {
@@ -106,6 +105,24 @@ impl Feast {
     pub(crate) fn replace(&self, registry: Registry) {
         self.current.store(Arc::new(Current::new(&self.config, &self.repo, registry)));
     }
+}
+
+fn store_address(online: &Online) -> RedisAddress {
+    let layout = match &online.topology {
+        Topology::Single => RedisLayout::Single,
+        Topology::Cluster => RedisLayout::Cluster,
+        // Feast's password and TLS are for the servers; to the sentinels it talks plainly and as nobody.
+        Topology::Sentinel(master) => {
+            RedisLayout::Sentinel { master: master.clone(), login: RedisLogin::default(), tls: None }
+        }
+    };
+    let tls = online.tls.as_ref().map(|tls| RedisTls {
+        ca_file: tls.ca_file.as_ref().map(PathBuf::from),
+        client_files: tls.cert_file.as_ref().zip(tls.key_file.as_ref()).map(|(cert, key)| (cert.into(), key.into())),
+        check: if tls.insecure { TlsCheck::Nothing } else { TlsCheck::Full },
+    });
+    let login = RedisLogin { username: online.username.clone(), password: online.password.clone() };
+    RedisAddress { layout, nodes: online.nodes.clone(), db: online.db.try_into().unwrap_or(0), login, tls }
 }
 
 impl Current {

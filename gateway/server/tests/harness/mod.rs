@@ -135,8 +135,8 @@ impl Setup {
     /// Starts `weir serve` in a process of its own and waits until it serves.
     pub fn spawn(&self) -> Process {
         let mut command = self.command("serve", &["--log", "json"]);
-        if let Some(StoreUrl::Redis(url)) = &self.store {
-            command.args(["--store", url]);
+        if let Some(StoreUrl::Redis(address)) = &self.store {
+            command.args(["--store", &address.to_string()]);
         }
         if let Some(journal) = &self.journal {
             command.arg("--journal").arg(journal);

@@ -1,13 +1,17 @@
 //! A real redis-server for a test: on a free port, in a folder of its own, saving nothing, gone when dropped.
 //! Knows nothing of this crate, so other crates' tests can include it by path.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
-#![allow(dead_code, unreachable_pub, reason = "every test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "every test binary uses another part of it")]
 #![allow(clippy::disallowed_methods, reason = "waiting for a process is looking again after a while, with a limit")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+mod cluster;
+
+pub use cluster::{Cluster, MASTERS};
 
 /// Longest wait for anything to come true; a condition that takes longer is a failed test.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +42,12 @@ impl RedisServer {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut server = Self { child: spawn(port, &dir, &options), port, dir, options };
         server.is_up().then_some(server)
+    }
+
+    /// The value of an option it was started with.
+    pub fn option(&self, name: &str) -> String {
+        let at = self.options.iter().position(|option| option == name).expect("an option it was started with");
+        self.options[at + 1].clone()
     }
 
     pub fn port(&self) -> u16 {
@@ -154,6 +164,15 @@ fn exchange<A: AsRef<[u8]>>(mut stream: TcpStream, arguments: &[A]) -> std::io::
         Some(("+" | ":", rest)) => Ok(rest.into()),
         Some(_) => Ok(line),
         None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Waits for a condition while a test is being set up.
+pub fn wait(condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use weir_domain::catalog::{Doc, Entity, Feature, Freshness, JoinKey, Place, Scope, View};
 use weir_domain::plan::{Bound, Key, Plan, Read, ReadFeature};
 use weir_domain::{Cell, Column, FeatureType, Gathered, Kind, Provenance, Value};
-use weir_store::{Backend, CacheSettings, Limits, Loader, Redis, Store, entity_keys, pack_rows};
+use weir_store::{Backend, CacheSettings, Limits, Loader, Redis, RedisAddress, Store, entity_keys, pack_rows};
 
 use crate::common::RedisServer;
 
@@ -103,6 +103,10 @@ pub fn bound(rows: usize, keys: Vec<Column>) -> Bound {
     Bound { rows, keys, max_stale: None, cells: vec![] }
 }
 
+pub fn address(url: &str) -> RedisAddress {
+    url.parse().expect("a good URL")
+}
+
 pub fn in_time(budget: Duration) -> Limits {
     Limits { deadline: Instant::now() + budget, now_us: NOW_US, max_stale: None }
 }
@@ -114,6 +118,11 @@ pub fn small_rows<S: AsRef<str>>(view: &View, rows: &[(S, f64)]) -> Vec<(Bytes, 
     let cell = Cell { column, provenance: vec![Provenance::Store; rows.len()] };
     let packed = pack_rows(view, &[cell], &vec![NOW_US; rows.len()]).expect("rows of the view");
     entity_keys(NAMESPACE, view, &[texts(&ids)]).into_iter().zip(packed).collect()
+}
+
+/// Under which key the plan's first view keeps an entity.
+pub fn key_of(plan: &Plan, id: &str) -> Bytes {
+    entity_keys(NAMESPACE, &plan.reads[0].view, &[texts(&[id])]).remove(0)
 }
 
 /// A store over its own Redis, and a plan that reads one view per item.
@@ -135,7 +144,7 @@ impl Scene {
     /// Does not wait for the connection. `login` is `user:password@`, or nothing.
     pub fn over(server: RedisServer, view: View, login: &str) -> Self {
         let url = server.url().replace("redis://", &format!("redis://{login}"));
-        let redis = Redis::open(&url).expect("a good URL");
+        let redis = Redis::open(&address(&url)).expect("a usable address");
         let store = Store::new(Backend::Redis(redis.clone()), CacheSettings::default(), NAMESPACE);
         Self { server, redis, store, plan: Arc::new(plan_of(vec![(view, Scope::Item)])) }
     }
@@ -145,12 +154,12 @@ impl Scene {
     }
 
     pub async fn load<S: AsRef<str>>(&self, rows: &[(S, f64)]) {
-        let mut loader = Loader::connect(&self.server.url()).await.expect("a server to load");
+        let mut loader = Loader::connect(&address(&self.server.url())).await.expect("a server to load");
         loader.write(&small_rows(self.view(), rows)).await.expect("rows are written");
     }
 
     pub fn key(&self, id: &str) -> Bytes {
-        entity_keys(NAMESPACE, self.view(), &[texts(&[id])]).remove(0)
+        key_of(&self.plan, id)
     }
 
     pub async fn ask<S: AsRef<str>>(&self, ids: &[S], budget: Duration) -> Reply {

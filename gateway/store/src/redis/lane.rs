@@ -7,24 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Value};
+use ::redis::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::redis::{Node, READ_LIFE};
+use super::dial::{CONNECT_TIMEOUT, Closed, Connection, DialError, within};
+use super::node::{Duty, Node, READ_LIFE};
 use crate::{BreakerState, Trouble};
 
-/// To connect, greet, log in and be greeted back. A frozen server leaves the attempt hanging in here and
-/// answers it when it thaws, so a long limit delays no recovery.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Wait after the first failed attempt; doubles with each.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest wait between attempts, before jitter takes up to half of it away: a server that is back is found
 /// within half a second.
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 /// Wait after an error that only an operator can mend.
-const CONFIGURATION_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const CONFIGURATION_PAUSE: Duration = Duration::from_secs(10);
 /// How often an idle connection is tried, so that a request is not the one to find it dead.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A connection that broke sooner than this after it was made is not replaced without a pause.
@@ -45,7 +42,7 @@ pub(crate) enum LaneState {
     /// Being made, with no reason yet to think it will fail.
     Connecting,
     /// Made by the attempt of this number.
-    Up(u64, MultiplexedConnection),
+    Up(u64, Connection),
     /// Not there, for this reason; attempts go on.
     Down(Trouble),
 }
@@ -74,16 +71,16 @@ impl Lane {
 }
 
 /// Connects, watches, connects again; never returns. Dropping the future closes the connection.
-pub(crate) async fn keep(node: Arc<Node>, index: usize) {
+pub(super) async fn keep(node: Arc<Node>, index: usize) {
     let lane = &node.lanes[index];
     let mut pause = PAUSE_MIN;
     loop {
         let number = lane.attempt.fetch_add(1, SeqCst) + 1;
         match attempt(&node).await {
-            Ok(connection) => {
+            Ok((connection, closed)) => {
                 lane.state.send_replace(LaneState::Up(number, connection.clone()));
                 let since = Instant::now();
-                let trouble = watch_over(&node, lane, number, connection).await;
+                let trouble = watch_over(&node, lane, number, connection, closed).await;
                 if since.elapsed() >= STEADY {
                     pause = PAUSE_MIN;
                     lane.state.send_replace(LaneState::Connecting);
@@ -91,16 +88,18 @@ pub(crate) async fn keep(node: Arc<Node>, index: usize) {
                 }
                 lane.state.send_replace(LaneState::Down(trouble));
             }
-            Err(trouble) => {
+            Err(error) => {
+                let trouble = error.kind;
                 let before = lane.state.send_replace(LaneState::Down(trouble));
                 let is_news = !matches!(before, LaneState::Down(known) if known == trouble);
+                let (node, trouble_name, why) = (&node.place, trouble.name(), &error.source);
                 if trouble.is_configuration() {
-                    tracing::error!(trouble = trouble.name(), "Redis refuses us; somebody must mend that");
+                    tracing::error!(%node, trouble = trouble_name, %why, "Redis refuses us; somebody must mend that");
                     sleep(CONFIGURATION_PAUSE).await;
                     continue;
                 }
                 if is_news {
-                    tracing::warn!(trouble = trouble.name(), "cannot connect to Redis; trying on");
+                    tracing::warn!(%node, trouble = trouble_name, %why, "cannot connect to Redis; trying on");
                 }
             }
         }
@@ -110,77 +109,98 @@ pub(crate) async fn keep(node: Arc<Node>, index: usize) {
 }
 
 /// One attempt to connect, which is also the breaker's probe.
-async fn attempt(node: &Node) -> Result<MultiplexedConnection, Trouble> {
-    let breaker = &node.counters.breaker;
+async fn attempt(node: &Node) -> Result<(Connection, Closed), DialError> {
+    let breaker = &node.breaker;
     let admitted = breaker.admit();
     breaker.probing();
-    let connected = connect(node).await;
+    let connected = within(CONNECT_TIMEOUT, connect(node)).await;
     match &connected {
         Ok(_) => {
             node.counters.connections.add(1);
             let was_open = breaker.state() != BreakerState::Closed;
             breaker.probed(true);
             if was_open {
-                tracing::info!("Redis answers again");
+                tracing::info!(node = %node.place, "Redis answers again");
             }
         }
-        Err(trouble) => {
-            node.counters.trouble(*trouble);
+        Err(error) => {
+            node.counters.trouble(error.kind);
             breaker.probed(false);
-            if let Some(generation) = admitted {
-                node.failed(*trouble, generation);
+            match admitted {
+                Some(generation) => node.failed(error.kind, generation),
+                None => node.alarm.ring(),
             }
         }
     }
     connected
 }
 
-async fn connect(node: &Node) -> Result<MultiplexedConnection, Trouble> {
-    // No response timeout in the library: each read has one timer around all it does, and so has each ping.
-    let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    let greet = async {
-        let connecting = node.client.get_multiplexed_async_connection_with_config(&config);
-        let mut connection = connecting.await.map_err(|e| Trouble::of_error(&e))?;
-        ping(&mut connection).await?;
-        Ok(connection)
-    };
-    timeout(CONNECT_TIMEOUT, greet).await.unwrap_or(Err(Trouble::Timeout))
+async fn connect(node: &Node) -> Result<(Connection, Closed), DialError> {
+    let (mut connection, closed) = node.dialer.dial(&node.place).await?;
+    greet(node, &mut connection).await?;
+    Ok((connection, closed))
 }
 
 /// Returns once the connection is of no use any more, with the reason.
-async fn watch_over(node: &Node, lane: &Lane, number: u64, mut connection: MultiplexedConnection) -> Trouble {
+async fn watch_over(node: &Node, lane: &Lane, number: u64, mut connection: Connection, closed: Closed) -> Trouble {
     let mut condemned = lane.condemned.subscribe();
+    let end = async {
+        tokio::select! {
+            _ = condemned.wait_for(|last| *last >= number) => {}
+            _ = closed => {
+                // Nobody may have been waiting for a reply: then this is the first to notice.
+                node.counters.trouble(Trouble::Connection);
+                node.alarm.ring();
+            }
+        }
+    };
+    tokio::pin!(end);
     loop {
-        if timeout(HEARTBEAT, condemned.wait_for(|last| *last >= number)).await.is_ok() {
+        if timeout(HEARTBEAT, &mut end).await.is_ok() {
             return Trouble::Connection;
         }
-        let generation = node.counters.breaker.admit();
-        if let Err(trouble) = timeout(READ_LIFE, ping(&mut connection)).await.unwrap_or(Err(Trouble::Timeout)) {
-            node.counters.trouble(trouble);
+        let generation = node.breaker.admit();
+        if let Err(error) = within(READ_LIFE, greet(node, &mut connection)).await {
+            node.counters.trouble(error.kind);
             if let Some(generation) = generation {
-                node.failed(trouble, generation);
+                node.failed(error.kind, generation);
             }
-            return trouble;
+            return error.kind;
         }
     }
 }
 
-async fn ping(connection: &mut MultiplexedConnection) -> Result<(), Trouble> {
-    match connection.send_packed_command(&::redis::cmd("PING")).await {
+/// Asks whether the server is there, and whether it is what it should be.
+async fn greet(node: &Node, connection: &mut Connection) -> Result<(), DialError> {
+    let said = match node.duty {
+        Duty::Any => connection.mux().send_packed_command(&::redis::cmd("PING")).await?,
+        Duty::Master => connection.mux().send_packed_command(&::redis::cmd("ROLE")).await?,
+    };
+    match said {
         // Whatever else a server says (a user that may read but not ping, a full memory), it is there and
         // the reads will hear it for themselves.
-        Ok(Value::ServerError(error)) => match Trouble::of_reply(&error) {
-            trouble @ (Trouble::Loading | Trouble::Auth) => Err(trouble),
+        Value::ServerError(error) => match Trouble::of_reply(&error) {
+            trouble @ (Trouble::Loading | Trouble::Auth) => Err(DialError { kind: trouble, source: error.into() }),
             _ => Ok(()),
         },
-        Ok(_) => Ok(()),
-        Err(error) => Err(Trouble::of_error(&error)),
+        said if node.duty == Duty::Master && !is_master(&said) => {
+            Err(DialError { kind: Trouble::ReadOnly, source: "it is no master any more".into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a reply to ROLE is that of a master.
+pub(super) fn is_master(role: &Value) -> bool {
+    match role {
+        Value::Array(items) => matches!(items.first(), Some(Value::BulkString(role)) if role == b"master"),
+        _ => false,
     }
 }
 
 /// Between half of `pause` and all of it, so that gateways that lost one server together do not come back
 /// to it together.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     // std seeds every RandomState differently, which is all the randomness this needs.
     let share = RandomState::new().hash_one(0) % 512;
     pause / 2 + pause * (share as u32) / 1024

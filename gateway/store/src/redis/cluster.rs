@@ -1,0 +1,392 @@
+//! A Redis Cluster, read by our own map of its slots: keys are grouped by node, one pipeline per node, all nodes
+//! at once. Promises: a node that is gone fails its own keys alone, a key is redirected at most once, and the
+//! map is looked at again, in the background, whenever something says that it is old.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::{Cmd, Pipeline, Value};
+use bytes::Bytes;
+use futures::future::join_all;
+use tokio::time::{Instant, timeout_at};
+
+use super::dial::{CONNECT_TIMEOUT, Connection, DialError, Place, within};
+use super::follow::{Knowledge, Looked, Pace, first, from_anywhere};
+use super::node::{Family, Kept, READ_LIFE};
+use super::slots::{Redirect, Table, read_redirect, read_slots, slot_of};
+use crate::flight::Answer;
+use crate::{BreakerState, Trouble};
+
+/// How often the map is looked at without a reason: often enough that a change which no read has run into (a
+/// slot that nobody asks for) is known before it matters, rarely enough to be no load.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Most masters of a cluster, which is also what Redis recommends. Connections to more would not be a cluster
+/// but somebody making up redirects.
+const NODES_MAX: usize = 1_000;
+/// A node that owns no slot but was redirected to (one that slots are being moved to) keeps its connections
+/// for this long after it was last asked.
+const GUEST_STAYS: Duration = Duration::from_secs(60);
+
+pub(super) struct Cluster {
+    family: Family,
+    seeds: Vec<Place>,
+    map: Knowledge<Arc<Map>>,
+    /// Every node with connections of ours: those of the map, and guests.
+    nodes: Mutex<HashMap<Place, Resident>>,
+    /// Who last told us that a key is elsewhere, and so knows better than we do.
+    knows_better: Mutex<Option<Place>>,
+}
+
+struct Resident {
+    kept: Arc<Kept>,
+    asked: Instant,
+}
+
+/// Who owns which slot.
+struct Map {
+    table: Table,
+    /// One per place of the table.
+    nodes: Vec<Arc<Kept>>,
+}
+
+/// The commands of one batch that go to one node.
+struct Group {
+    node: Arc<Kept>,
+    pipeline: Pipeline,
+    /// The commands' places in the batch, and in the pipeline.
+    members: Vec<(usize, usize)>,
+}
+
+impl Group {
+    fn of(node: &Arc<Kept>, size: usize) -> Self {
+        Self { node: node.clone(), pipeline: Pipeline::with_capacity(size), members: Vec::with_capacity(size) }
+    }
+
+    fn push(&mut self, member: usize, command: Cmd) {
+        self.members.push((member, self.pipeline.len()));
+        self.pipeline.add_command(command);
+    }
+}
+
+impl Cluster {
+    pub(super) fn new(family: Family, seeds: Vec<Place>) -> Self {
+        Self { family, seeds, map: Knowledge::nothing(), nodes: Mutex::default(), knows_better: Mutex::default() }
+    }
+
+    /// Waits until every node has a connection, or until it is known why one has none.
+    pub(super) async fn settled(&self) -> Result<(), Trouble> {
+        for node in &self.map.settled().await?.nodes {
+            node.connection().await?;
+        }
+        Ok(())
+    }
+
+    /// Why every key would fail at once, if all would.
+    pub(super) fn refusal(&self) -> Option<Trouble> {
+        match self.map.now()? {
+            Err(trouble) => Some(trouble),
+            Ok(map) => {
+                let mut why = None;
+                for node in &map.nodes {
+                    why = Some(node.refusal()?);
+                }
+                why
+            }
+        }
+    }
+
+    /// Which of the keys share a node, as a number that means nothing else.
+    pub(super) fn node_of(&self, key: &[u8]) -> usize {
+        let map = self.map.now().and_then(Result::ok);
+        map.and_then(|map| map.table.owner(slot_of(key))).unwrap_or(usize::MAX)
+    }
+
+    /// Reads these keys; one answer for each, in order.
+    pub(super) async fn read(&self, keys: &[Bytes]) -> Vec<Answer> {
+        let gets = keys.iter().map(|key| (slot_of(key), get(key)));
+        let replies = self.ask(gets, |reply| matches!(reply, Value::BulkString(_) | Value::Nil)).await;
+        let answer = |reply| match reply {
+            Ok(Value::BulkString(row)) => Answer::Row(row.into()),
+            // As MGET has it: a key that holds something else is not there. Here it is at least counted.
+            Ok(Value::Nil) | Err(Trouble::WrongType) => Answer::Nothing,
+            Ok(_) => Answer::Failed(Trouble::Protocol),
+            Err(trouble) => Answer::Failed(trouble),
+        };
+        replies.into_iter().map(answer).collect()
+    }
+
+    /// Sends every command to the owner of its slot; one reply for each, in order. Replies other than errors that
+    /// do not fit the commands end the connection they came on.
+    pub(super) async fn ask(
+        &self,
+        commands: impl ExactSizeIterator<Item = (u16, Cmd)>,
+        fits: fn(&Value) -> bool,
+    ) -> Vec<Result<Value, Trouble>> {
+        let deadline = Instant::now() + READ_LIFE;
+        let count = commands.len();
+        let map = match timeout_at(deadline, self.map.settled()).await.unwrap_or(Err(Trouble::Timeout)) {
+            Ok(map) => map,
+            Err(trouble) => {
+                self.family.counters.trouble(trouble);
+                return vec![Err(trouble); count];
+            }
+        };
+        let mut replies = vec![Err(Trouble::NoOwner); count];
+        let groups = self.by_owner(&map, commands);
+        let asked = groups.iter().map(|group| group.node.pipeline(&group.pipeline, fits, deadline));
+        let answered = join_all(asked).await;
+        let mut redirects = Vec::new();
+        for (group, answered) in groups.iter().zip(answered) {
+            self.take(group, answered, &mut replies, Some(&mut redirects));
+        }
+        if !redirects.is_empty() {
+            let groups = self.by_redirect(redirects, &mut replies);
+            let asked = groups.iter().map(|group| group.node.pipeline(&group.pipeline, |_| true, deadline));
+            let answered = join_all(asked).await;
+            for (group, answered) in groups.iter().zip(answered) {
+                self.take(group, answered, &mut replies, None);
+            }
+        }
+        replies
+    }
+
+    /// One group per node; what nobody owns is in none.
+    fn by_owner(&self, map: &Map, commands: impl ExactSizeIterator<Item = (u16, Cmd)>) -> Vec<Group> {
+        let count = commands.len();
+        // A little more than a fair share each, so that most groups grow at most once.
+        let share = count / map.nodes.len().max(1) * 5 / 4 + 4;
+        let mut groups: Vec<Group> = Vec::new();
+        let mut group_of = vec![None; map.nodes.len()];
+        let mut unowned = 0;
+        for (member, (slot, command)) in commands.enumerate() {
+            let Some(owner) = map.table.owner(slot) else {
+                unowned += 1;
+                continue;
+            };
+            let group = *group_of[owner].get_or_insert_with(|| {
+                groups.push(Group::of(&map.nodes[owner], share));
+                groups.len() - 1
+            });
+            groups[group].push(member, command);
+        }
+        let counters = &self.family.counters;
+        if unowned > 0 {
+            counters.trouble(Trouble::NoOwner);
+            self.family.alarm.ring();
+        }
+        let sent = groups.iter().filter(|group| group.node.breaker.state() == BreakerState::Closed);
+        let keys: usize = sent.map(|group| group.members.len()).sum();
+        counters.store_batches.add(usize::from(keys > 0));
+        counters.store_keys.add(keys);
+        groups
+    }
+
+    /// Puts a group's replies where they belong, and its redirects aside if they may still be followed.
+    fn take(
+        &self,
+        group: &Group,
+        answered: Result<Vec<Value>, Trouble>,
+        replies: &mut [Result<Value, Trouble>],
+        mut redirects: Option<&mut Vec<(usize, Redirect, Cmd)>>,
+    ) {
+        let mut answered = match answered {
+            Ok(answered) => answered,
+            Err(trouble) => {
+                group.members.iter().for_each(|(member, _)| replies[*member] = Err(trouble));
+                return;
+            }
+        };
+        let mut commands: Option<Vec<&Cmd>> = None;
+        let mut complaints = Vec::new();
+        let mut has_moved = false;
+        for &(member, place) in &group.members {
+            let error = match std::mem::replace(&mut answered[place], Value::Nil) {
+                Value::ServerError(error) => error,
+                value => {
+                    replies[member] = Ok(value);
+                    continue;
+                }
+            };
+            let trouble = Trouble::of_reply(&error);
+            replies[member] = Err(trouble);
+            let redirect = read_redirect(error.code(), error.details(), &group.node.place);
+            has_moved |= redirect.as_ref().is_some_and(|redirect| !redirect.is_ask);
+            match (redirect, redirects.as_deref_mut()) {
+                (Some(redirect), Some(redirects)) => {
+                    let commands = commands.get_or_insert_with(|| group.pipeline.cmd_iter().collect());
+                    redirects.push((member, redirect, commands[place].clone()));
+                }
+                _ if !complaints.contains(&trouble) => complaints.push(trouble),
+                _ => {}
+            }
+        }
+        complaints.into_iter().for_each(|trouble| group.node.complaint(trouble));
+        if has_moved {
+            *lock(&self.knows_better) = Some(group.node.place.clone());
+            self.family.alarm.ring();
+        }
+    }
+
+    /// One group per node that keys were redirected to.
+    fn by_redirect(
+        &self,
+        redirects: Vec<(usize, Redirect, Cmd)>,
+        replies: &mut [Result<Value, Trouble>],
+    ) -> Vec<Group> {
+        self.family.counters.redirects.add(redirects.len());
+        let mut groups: Vec<Group> = Vec::new();
+        for (member, redirect, command) in redirects {
+            let found = groups.iter().position(|group| group.node.place == redirect.to);
+            let group = match found {
+                Some(found) => &mut groups[found],
+                None => {
+                    let Some(node) = self.guest(&redirect.to) else {
+                        replies[member] = Err(Trouble::Busy);
+                        self.family.counters.trouble(Trouble::Busy);
+                        continue;
+                    };
+                    groups.push(Group::of(&node, 4));
+                    let last = groups.len() - 1;
+                    &mut groups[last]
+                }
+            };
+            if redirect.is_ask {
+                // Holds for the very next command of the connection, which is in the same piece of bytes.
+                group.pipeline.cmd("ASKING");
+            }
+            group.push(member, command);
+        }
+        groups
+    }
+
+    /// The node at this place, whether it is in the map or not; `None` when there are too many.
+    fn guest(&self, place: &Place) -> Option<Arc<Kept>> {
+        let mut nodes = lock(&self.nodes);
+        let asked = Instant::now();
+        if let Some(resident) = nodes.get_mut(place) {
+            resident.asked = asked;
+            return Some(resident.kept.clone());
+        }
+        if nodes.len() >= NODES_MAX {
+            return None;
+        }
+        let kept = Arc::new(self.family.node(place.clone()));
+        nodes.insert(place.clone(), Resident { kept: kept.clone(), asked });
+        Some(kept)
+    }
+
+    /// Keeps the map; never returns.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let mut pace = Pace::of(LOOK_EVERY);
+        loop {
+            let looked = match self.look().await {
+                Ok(table) => self.adopt(table),
+                Err(error) => self.lost(&error),
+            };
+            pace.next(looked, self.family.alarm.rung()).await;
+        }
+    }
+
+    /// Asks for the map: who knows better first, then any node, then where we came in.
+    async fn look(&self) -> Result<Table, DialError> {
+        let nodes = self.map.now().and_then(Result::ok).map(|map| map.nodes.clone()).unwrap_or_default();
+        let mut nodes = from_anywhere(nodes);
+        if let Some(place) = lock(&self.knows_better).take() {
+            nodes.sort_by_key(|node| node.place != place);
+        }
+        let seeds = from_anywhere(self.seeds.clone());
+        let seeds = seeds.into_iter().filter(|seed| nodes.iter().all(|node| node.place != *seed));
+        let seeds: Vec<Place> = seeds.collect();
+        let askable = nodes.into_iter().map(Askable::Node).chain(seeds.into_iter().map(Askable::Seed));
+        first(askable.map(|askable| within(CONNECT_TIMEOUT, self.look_at(askable)))).await
+    }
+
+    async fn look_at(&self, askable: Askable) -> Result<Table, DialError> {
+        match askable {
+            Askable::Seed(place) => {
+                let (mut connection, _) = self.family.dialer.dial(&place).await?;
+                table(&mut connection, &place).await
+            }
+            Askable::Node(node) => {
+                let connection = node.connection().await;
+                let no = |kind| DialError { kind, source: "it has no connection".into() };
+                table(&mut connection.map_err(no)?.2, &node.place).await
+            }
+        }
+    }
+
+    fn adopt(&self, table: Table) -> Looked {
+        let before = self.map.now().and_then(Result::ok);
+        let is_news = before.is_none_or(|map| map.table.ranges != table.ranges);
+        let now = Instant::now();
+        let mut nodes = lock(&self.nodes);
+        if is_news {
+            let mut kept = |place: &Place| {
+                let resident = nodes.entry(place.clone());
+                let new = || Resident { kept: Arc::new(self.family.node(place.clone())), asked: now };
+                resident.or_insert_with(new).kept.clone()
+            };
+            let nodes: Vec<Arc<Kept>> = table.places.iter().map(&mut kept).collect();
+            self.family.openings.resize(nodes.len());
+            self.family.counters.topologies.add(1);
+            tracing::info!(masters = nodes.len(), unowned = table.unowned(), "the cluster's slots are known");
+            self.map.learn(Arc::new(Map { table, nodes }));
+        }
+        let Some(Ok(map)) = self.map.now() else { return Looked::Nothing };
+        let owners: HashSet<&Place> = map.nodes.iter().map(|node| &node.place).collect();
+        nodes.retain(|place, resident| owners.contains(place) || now.duration_since(resident.asked) < GUEST_STAYS);
+        if is_news { Looked::News } else { Looked::Nothing }
+    }
+
+    fn lost(&self, error: &DialError) -> Looked {
+        self.family.counters.trouble(error.kind);
+        if self.map.lose(error.kind) {
+            let (trouble, why) = (error.kind.name(), &error.source);
+            tracing::warn!(trouble, %why, "no node tells the cluster's slots; asking on");
+        }
+        match self.map.now() {
+            Some(Ok(_)) => Looked::Nothing,
+            _ if error.kind.is_configuration() => Looked::Refused,
+            _ => Looked::InVain,
+        }
+    }
+}
+
+/// Whom the map is asked of.
+enum Askable {
+    /// A node that has connections.
+    Node(Arc<Kept>),
+    /// An address of the configuration. It may be a name that leads to another node every time, so it is
+    /// connected to only for this.
+    Seed(Place),
+}
+
+/// Asks a node who has which slot.
+pub(super) async fn table(connection: &mut Connection, teller: &Place) -> Result<Table, DialError> {
+    // Not CLUSTER SHARDS, which is newer: every version has this one, and it names the right port by itself.
+    let said = connection.mux().send_packed_command(::redis::cmd("CLUSTER").arg("SLOTS")).await?;
+    if let Value::ServerError(error) = said {
+        return Err(DialError { kind: Trouble::of_reply(&error), source: error.into() });
+    }
+    let no = |kind, why: &str| Err(DialError { kind, source: why.into() });
+    match read_slots(&said, teller).map(Table::of) {
+        None => no(Trouble::Protocol, "what it says of its slots is not understood"),
+        // A node that was reset or has not met the others yet: what it does not know is no reason to forget.
+        Some(table) if table.places.is_empty() => no(Trouble::NoOwner, "it knows of no slots"),
+        Some(table) if table.places.len() > NODES_MAX => {
+            no(Trouble::Protocol, "it names more masters than a cluster can have")
+        }
+        Some(table) => Ok(table),
+    }
+}
+
+fn get(key: &Bytes) -> Cmd {
+    let mut command = Cmd::with_capacity(2, key.len() + 3);
+    command.arg("GET").arg(&key[..]);
+    command
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

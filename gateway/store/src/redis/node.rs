@@ -1,0 +1,346 @@
+//! One server that is read from. Promises: a batch is sent at most once and ends at its deadline, silence counts
+//! against this node's breaker alone, and a connection whose replies cannot be trusted is used no more.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use ::redis::{Cmd, Pipeline, Value};
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::dial::{Connection, Dialer, Place};
+use super::lane::{Lane, LaneState, keep};
+use crate::breaker::{Breaker, Generation, Openings, Silence};
+use crate::flight::Answer;
+use crate::{BreakerState, Counters, Trouble};
+
+/// How long a read may go on, also when the request that began it has left. Longer than any sensible budget,
+/// so that a slow answer still fills the cache; short, because a frozen server is only noticed by it.
+pub(crate) const READ_LIFE: Duration = Duration::from_millis(250);
+/// Keys per MGET. The server runs a command in one go: at 512 rows of half a kilobyte that is well below a
+/// millisecond, so other clients' commands are not held up by our largest batch.
+const MGET_KEYS_MAX: usize = 512;
+/// Multiplexed connections per node. One already carries everything in flight; a second keeps reads going
+/// while the first is being replaced and splits the parsing of replies over two cores.
+const CONNECTIONS: usize = 2;
+/// Pipelines under way to one node of several. Half of what a store has in flight at all: a frozen node can
+/// fill its half while its breaker still thinks, and the other nodes' reads go on in the other.
+const PIPELINES_MAX: usize = 512;
+
+/// A server as seen by reads and by the tasks that keep its connections.
+pub(crate) struct Node {
+    pub(super) place: Place,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) duty: Duty,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) breaker: Arc<Breaker>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) alarm: Arc<Alarm>,
+    pipelines: AtomicUsize,
+    next: AtomicUsize,
+}
+
+/// What a server must be to be read from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Whatever it says it is.
+    Any,
+    /// A master, by its own word: after a failover the old one comes back as a replica and would go on answering.
+    Master,
+}
+
+/// A node and the tasks that keep its connections, which end with it.
+pub(super) struct Kept {
+    node: Arc<Node>,
+    _keepers: JoinSet<()>,
+}
+
+/// Rings when something happened after which another node may have the data.
+#[derive(Default)]
+pub(super) struct Alarm(Notify);
+
+/// What all nodes of one store have in common.
+#[derive(Clone)]
+pub(super) struct Family {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) duty: Duty,
+    pub(super) counters: Arc<Counters>,
+    pub(super) openings: Arc<Openings>,
+    pub(super) alarm: Arc<Alarm>,
+}
+
+impl Family {
+    /// Begins to connect in the background. Must be called within a tokio runtime.
+    pub(super) fn node(&self, place: Place) -> Kept {
+        let breaker = Arc::new(Breaker::sharing(self.openings.clone()));
+        self.counters.watch(&breaker);
+        let node = Arc::new(Node {
+            place,
+            dialer: self.dialer.clone(),
+            duty: self.duty,
+            lanes: (0..CONNECTIONS).map(|_| Lane::default()).collect(),
+            breaker,
+            counters: self.counters.clone(),
+            alarm: self.alarm.clone(),
+            pipelines: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+        });
+        let mut keepers = JoinSet::new();
+        for index in 0..CONNECTIONS {
+            keepers.spawn(keep(node.clone(), index));
+        }
+        Kept { node, _keepers: keepers }
+    }
+}
+
+impl Deref for Kept {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Alarm {
+    pub(super) fn ring(&self) {
+        self.0.notify_one();
+    }
+
+    /// Until it has rung since it was last waited for.
+    pub(super) async fn rung(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl Node {
+    /// Why a read would fail at once, if it would.
+    pub(super) fn refusal(&self) -> Option<Trouble> {
+        if self.breaker.state() != BreakerState::Closed {
+            return Some(Trouble::Breaker);
+        }
+        let mut why = None;
+        for lane in &self.lanes {
+            match &*lane.state.borrow() {
+                LaneState::Up(..) | LaneState::Connecting => return None,
+                LaneState::Down(trouble) => why = Some(*trouble),
+            }
+        }
+        why
+    }
+
+    /// Whether there is a connection, which its heart beats keep true.
+    pub(super) fn is_up(&self) -> bool {
+        self.lanes.iter().any(|lane| matches!(&*lane.state.borrow(), LaneState::Up(..)))
+    }
+
+    /// Reads these keys by MGET; one answer for each, in order.
+    pub(super) async fn read(&self, keys: &[Bytes]) -> Vec<Answer> {
+        let failed = |trouble| {
+            self.counters.trouble(trouble);
+            vec![Answer::Failed(trouble); keys.len()]
+        };
+        let Some(generation) = self.breaker.admit() else { return failed(Trouble::Breaker) };
+        self.counters.store_batches.add(1);
+        self.counters.store_keys.add(keys.len());
+        match timeout(READ_LIFE, self.ask(keys)).await.unwrap_or(Err(Trouble::Timeout)) {
+            Ok(answers) => {
+                self.breaker.answered(generation);
+                answers
+            }
+            Err(trouble) => {
+                self.failed(trouble, generation);
+                failed(trouble)
+            }
+        }
+    }
+
+    /// Sends these commands in one go; one reply for each, errors among them. Any other reply that does not fit
+    /// means that replies no longer belong to their questions. A trouble is everybody's, and already counted.
+    pub(super) async fn pipeline(
+        &self,
+        commands: &Pipeline,
+        fits: fn(&Value) -> bool,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Trouble> {
+        let sent = self.admitted(commands, fits, deadline).await;
+        if let Err(trouble) = &sent {
+            self.counters.trouble(*trouble);
+        }
+        sent
+    }
+
+    async fn admitted(
+        &self,
+        commands: &Pipeline,
+        fits: fn(&Value) -> bool,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Trouble> {
+        let Some(generation) = self.breaker.admit() else { return Err(Trouble::Breaker) };
+        let _place = Berth::of(&self.pipelines).ok_or(Trouble::Busy)?;
+        let exchange = async {
+            let (lane, attempt, mut connection) = self.connection().await?;
+            let replies = connection.pipeline(commands).await.and_then(|replies| {
+                let fit = replies.iter().all(|reply| matches!(reply, Value::ServerError(_)) || fits(reply));
+                if fit { Ok(replies) } else { Err(Trouble::Protocol) }
+            });
+            if matches!(replies, Err(Trouble::Connection | Trouble::Protocol)) {
+                lane.condemn(attempt);
+            }
+            replies
+        };
+        let replies = timeout_at(deadline, exchange).await.unwrap_or(Err(Trouble::Timeout));
+        match &replies {
+            Ok(_) => self.breaker.answered(generation),
+            Err(trouble) => self.failed(*trouble, generation),
+        }
+        replies
+    }
+
+    async fn ask(&self, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
+        let (lane, attempt, mut connection) = self.connection().await?;
+        let asked = self.mget(&mut connection, keys).await;
+        if matches!(asked, Err(Trouble::Connection | Trouble::Protocol)) {
+            lane.condemn(attempt);
+        }
+        asked
+    }
+
+    async fn mget(&self, connection: &mut Connection, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
+        let mut answers = Vec::with_capacity(keys.len());
+        if keys.len() <= MGET_KEYS_MAX {
+            let reply = connection.mux().send_packed_command(&mget(keys)).await;
+            self.take(reply.map_err(|e| Trouble::of_error(&e))?, keys.len(), &mut answers)?;
+            return Ok(answers);
+        }
+        let mut pipeline = Pipeline::new();
+        for chunk in keys.chunks(MGET_KEYS_MAX) {
+            pipeline.add_command(mget(chunk));
+        }
+        let replies = connection.pipeline(&pipeline).await?;
+        for (reply, chunk) in replies.into_iter().zip(keys.chunks(MGET_KEYS_MAX)) {
+            self.take(reply, chunk.len(), &mut answers)?;
+        }
+        Ok(answers)
+    }
+
+    /// One MGET's reply. A key that holds a list or a hash is nil in it, as if it were not there: it spoils no
+    /// other key, and its entity is Missing.
+    fn take(&self, reply: Value, keys: usize, answers: &mut Vec<Answer>) -> Result<(), Trouble> {
+        match reply {
+            Value::Array(items) if items.len() == keys => {
+                for item in items {
+                    answers.push(match item {
+                        Value::BulkString(row) => Answer::Row(row.into()),
+                        Value::Nil => Answer::Nothing,
+                        _ => return Err(Trouble::Protocol),
+                    });
+                }
+                Ok(())
+            }
+            // A server that can say what is wrong is there: this batch failed, the connection is fine.
+            Value::ServerError(error) => {
+                let trouble = Trouble::of_reply(&error);
+                self.complaint(trouble);
+                answers.extend(std::iter::repeat_n(Answer::Failed(trouble), keys));
+                Ok(())
+            }
+            // As many values as keys, or the replies no longer belong to the questions.
+            _ => Err(Trouble::Protocol),
+        }
+    }
+
+    /// Tells values from complaints.
+    pub(super) fn judged(&self, replies: Vec<Value>) -> Vec<Result<Value, Trouble>> {
+        let mut said = Vec::new();
+        let judge = |reply| match reply {
+            Value::ServerError(error) => {
+                let trouble = Trouble::of_reply(&error);
+                if !said.contains(&trouble) {
+                    said.push(trouble);
+                    self.complaint(trouble);
+                }
+                Err(trouble)
+            }
+            value => Ok(value),
+        };
+        replies.into_iter().map(judge).collect()
+    }
+
+    /// Counts what a server said against commands of a batch; once per batch and kind.
+    pub(super) fn complaint(&self, trouble: Trouble) {
+        self.counters.trouble(trouble);
+        if trouble.is_news_of_others() {
+            self.alarm.ring();
+        }
+    }
+
+    /// The next connection that is up; waits for one that is being made for the first time.
+    pub(super) async fn connection(&self) -> Result<(&Lane, u64, Connection), Trouble> {
+        let first = self.next.fetch_add(1, Relaxed);
+        loop {
+            let (mut why, mut coming) = (Trouble::Connection, None);
+            for offset in 0..self.lanes.len() {
+                let lane = &self.lanes[first.wrapping_add(offset) % self.lanes.len()];
+                match &*lane.state.borrow() {
+                    LaneState::Up(attempt, connection) => return Ok((lane, *attempt, connection.clone())),
+                    LaneState::Connecting => coming = Some(lane),
+                    LaneState::Down(trouble) => why = *trouble,
+                }
+            }
+            let Some(lane) = coming else { return Err(why) };
+            let settled = |state: &LaneState| !matches!(state, LaneState::Connecting);
+            // Fails only when the sender is gone, and the lane itself holds it.
+            let _ = lane.state.subscribe().wait_for(settled).await;
+        }
+    }
+
+    /// Counts silence against the breaker. When that opens it, all connections go: what is queued on them
+    /// would only be answered too late, and a fresh connection is the probe.
+    pub(super) fn failed(&self, trouble: Trouble, of: Generation) {
+        if trouble.is_silence() || trouble.is_news_of_others() {
+            self.alarm.ring();
+        }
+        if !trouble.is_silence() {
+            return;
+        }
+        match self.breaker.silent(of) {
+            Silence::Opened => {
+                let (node, trouble) = (&self.place, trouble.name());
+                tracing::warn!(%node, trouble, "Redis does not answer; not asking until it does");
+                self.lanes.iter().for_each(Lane::condemn_current);
+            }
+            Silence::Held => self.counters.breakers_held.add(1),
+            Silence::Borne => {}
+        }
+    }
+}
+
+/// A pipeline's place among those under way, given back when dropped.
+struct Berth<'a>(&'a AtomicUsize);
+
+impl<'a> Berth<'a> {
+    fn of(taken: &'a AtomicUsize) -> Option<Self> {
+        let berth = Self(taken);
+        // Dropped at once, and so given back, when there was none.
+        (taken.fetch_add(1, Relaxed) < PIPELINES_MAX).then_some(berth)
+    }
+}
+
+impl Drop for Berth<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+fn mget(keys: &[Bytes]) -> Cmd {
+    let mut command = Cmd::with_capacity(keys.len() + 1, keys.iter().map(Bytes::len).sum::<usize>() + 4);
+    command.arg("MGET");
+    for key in keys {
+        command.arg(&key[..]);
+    }
+    command
+}
