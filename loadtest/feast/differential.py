@@ -58,7 +58,7 @@ class Pair:
     def __init__(self, name, setup, given, running):
         options, describe, seed = setup
         folder = given.work / name
-        self.name, self.seed = name, seed
+        self.name, self.seed = name, f"{given.seed} {seed}"
         redises = [running.redis(folder / f"redis-{side}") for side in ("reference", "candidate")]
         running.ready()
         self.reference = build(folder / "reference", redises[0].address + ",db=0", options, describe, seed)

@@ -5,6 +5,7 @@ Feast's own Redis writer, so that nothing here knows how Feast encodes. What com
 asked of it: views, their keys and features, and the entities that are stored.
 """
 
+import contextlib
 import random
 import shutil
 import warnings
@@ -18,6 +19,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.types import PrimitiveFeastType, from_feast_type
 from google.protobuf.timestamp_pb2 import Timestamp
+from pyarrow import parquet
 
 from values import KEYS, TYPES, key_values, stored
 
@@ -64,6 +66,7 @@ class Service:
 
     name: str
     parts: list
+    is_precomputed: bool = False
 
 
 @dataclass
@@ -127,6 +130,8 @@ class Draft:
         self.rounds = []
         # Services that name versions can only be applied when those exist.
         self.late_services = {}
+        # Views whose rows come from a file, and services that are computed beforehand: both by Feast.
+        self.tables, self.precomputed = {}, []
 
     def entity(self, name, kind="int64", join_key=None, is_typed=True):
         value_type = from_feast_type(KEYS[kind][0]) if is_typed else None
@@ -281,8 +286,13 @@ def build(folder, connection, options, describe, seed):
     entities = [entity for entity, _ in draft.entities.values()]
     store.apply([*entities, *sources, *draft.objects.values(), *draft.on_demand.values(), *draft.services.values()])
     rng = random.Random(f"data of {seed}")
+    for name, table in draft.tables.items():
+        parquet.write_table(table, folder / "data" / f"{name}.parquet")
+    if draft.tables:
+        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+            store.materialize(NOW - timedelta(days=1), NOW + timedelta(days=1), list(draft.tables))
     for name, view in draft.views.items():
-        if name in draft.objects:
+        if name in draft.objects and name not in draft.tables:
             first = replace(view, features=features_of(draft.objects[name]))
             fill(store, first, store.registry.get_any_feature_view(name, options.project), rng, NOW - timedelta(hours=6))
     for number, (made, view) in enumerate(draft.rounds):
@@ -291,6 +301,8 @@ def build(folder, connection, options, describe, seed):
         fill(store, view, declared, rng, NOW - timedelta(hours=5) + timedelta(minutes=number))
     if draft.late_services:
         store.apply(list(draft.late_services.values()))
+    for name in draft.precomputed:
+        store.precompute_feature_service(name)
     services = {name: seen_by_callers(made, draft) for name, made in (draft.services | draft.late_services).items()}
     repo = Repo(folder, options.project, connection, draft.views, services, draft.on_demand)
     repo.key_ttl_s, repo.has_versions = options.key_ttl_s, options.has_versions
@@ -314,4 +326,4 @@ def seen_by_callers(made, draft):
         view = draft.views.get(projection.name)
         if view:
             parts.append(({projection.join_key_map.get(key, key): key for key in view.keys}, view.name))
-    return Service(made.name, parts)
+    return Service(made.name, parts, made.precompute_online)

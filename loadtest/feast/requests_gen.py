@@ -97,7 +97,7 @@ class Drawn:
             (2, self.entity_names), (2, self.ragged), (2, self.empty), (4, self.odd_refs), (2, self.repeated_refs),
             (2, self.collision), (3, self.both_or_neither), (2, self.unknown_names), (1, self.disabled), (2, self.extra_keys),
             (2, self.wrong_field), (1, self.other_truth), (1, self.bad_body), (1, self.content_type), (1, self.elsewhere),
-            (1, self.other_encoding), (1, self.surrogates), (1, self.double_keys), (1, self.extra_fields), (2, self.search),
+            (1, self.other_encoding), (1, self.surrogates), (1, self.precomputed), (1, self.double_keys), (1, self.extra_fields), (2, self.search),
         ]  # fmt: skip
 
     def __iter__(self):
@@ -204,6 +204,20 @@ class Drawn:
     def service(self):
         body = self.service_body()
         return body and self.request("feature service", body)
+
+    def precomputed(self):
+        """Stored entities only: one that nobody computed beforehand fails the whole request."""
+        services = [service for service in self.services if service.is_precomputed]
+        if not services:
+            return None
+        service = self.random.choice(services)
+        mapping, name = service.parts[0]
+        view = self.repo.views[name]
+        rows = [self.random.choice(view.rows) for _ in range(self.random.choice(ROWS))]
+        entities = {column: [in_json(view.keys[key], row[key]) for row in rows] for column, key in mapping.items()}
+        body = {"entities": entities, "feature_service": service.name, "full_feature_names": self.random.random() < 0.9}
+        body["include_feature_view_version_metadata"] = self.random.random() < 0.2
+        return self.request("precomputed service", body)
 
     def version(self):
         """References to versions: mostly of views that have some, and of features that some version has."""

@@ -1,16 +1,20 @@
 """The fixed repository of the differential test: at least one of everything that Feast can declare and a Redis can hold."""
 
+import math
 from datetime import timedelta
 
-from feast import Field, FileSource, KafkaSource, PushSource, RequestSource
+import pyarrow
+from feast import FeatureView, Field, FileSource, KafkaSource, PushSource, RequestSource
 from feast.data_format import JsonFormat
 from feast.feature_logging import LoggingConfig
+from feast.feature_view import FeatureViewState
 from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.labeling.label_view import LabelView
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.stream_feature_view import StreamFeatureView
 from feast.types import Float64, Int64, String
 
+from repo import NOW
 from values import TYPES, WRITABLE
 
 
@@ -85,6 +89,23 @@ def ages_and_switches(draft):
     draft.view("disabled", ["driver"], {"d": "int64"}, enabled=False, serves=False)
     draft.view("never_filled", ["driver"], {"empty": "int64", "void": "string"}, count=0)
     draft.view("no_entity_filled", [], {"unset": "int64"}, count=0)
+    # Feast serves views in no state and those that are available, and refuses the others.
+    for state in ("AVAILABLE_ONLINE", "CREATED", "GENERATED", "MATERIALIZING"):
+        name = f"in_state_{state.lower()}"
+        draft.view(name, ["driver"], {"g": "int64"}, serves=state == "AVAILABLE_ONLINE").state = FeatureViewState[state]
+    # One that Feast itself brings from a file into the store, holes and all.
+    count = 12
+    draft.tables["materialized"] = pyarrow.table(
+        {
+            "driver_id": pyarrow.array([1001 + n for n in range(count)], pyarrow.int64()),
+            "event_timestamp": pyarrow.array([NOW - timedelta(minutes=n) for n in range(count)], pyarrow.timestamp("us", "UTC")),
+            "m_float": pyarrow.array([math.nan, None, *[n / 7 for n in range(count - 2)]], pyarrow.float64()),
+            "m_int": pyarrow.array([None, 2**62, *range(count - 2)], pyarrow.int64()),
+            "m_text": pyarrow.array([None, "", *["é"] * (count - 2)], pyarrow.string()),
+            "m_floats": pyarrow.array([None, [], *[[0.1, math.nan]] * (count - 2)], pyarrow.list_(pyarrow.float32())),
+        }
+    )
+    draft.view("materialized", ["driver"], {"m_float": "float64", "m_int": "int64", "m_text": "string", "m_floats": "float32s"}, count=count)
 
 
 def pushed(draft):
@@ -131,8 +152,6 @@ def pushed(draft):
 
 
 def plain_view(draft, name, entities, features, source):
-    from feast import FeatureView
-
     return FeatureView(
         name=name,
         entities=[draft.entities[entity][0] for entity in entities],
@@ -183,6 +202,11 @@ def services(draft):
     draft.service("with_disabled", view["driver_stats"], view["disabled"])
     draft.service("streams", view["stream_hits"], view["pushed_trips"])
     draft.service("grown", view["evolving"], view["renewed"])
+    # Answers that Feast computed beforehand, one blob an entity; and a service for which nobody did.
+    parts = [view["driver_stats"][["tier", "rating"]], view["ttl_short"], view["ttl_long"].with_name("long é")]
+    draft.service("precomputed", *parts, precompute_online=True)
+    draft.precomputed.append("precomputed")
+    draft.service("never_precomputed", view["driver_stats"][["tier"]], precompute_online=True)
     destination = FileLoggingDestination(path=str(draft.folder / "data/logs"))
     draft.service("logged", view["driver_stats"], view["driver_profile"][["name"]], logging_config=LoggingConfig(destination=destination, sample_rate=1.0))
 
