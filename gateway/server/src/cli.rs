@@ -40,6 +40,9 @@ pub enum Command {
     Check(Check),
     /// Load the views' Parquet files into Redis.
     Load(Load),
+    /// Make a catalog from what another feature store knows.
+    #[command(subcommand)]
+    Import(Import),
     /// Say which arms a unit is in.
     Assign(Assign),
     /// Work with transform components.
@@ -150,15 +153,44 @@ pub struct Check {
 #[derive(Args, Debug)]
 pub struct Load {
     /// Folder with weir.toml and catalog/.
-    #[arg(long, value_name = "DIR", env = "WEIR_CONFIG")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "DIR", env = "WEIR_CONFIG", required_unless_present = "feast")]
+    pub config: Option<PathBuf>,
     /// Redis to load into; weir.toml's store by default.
     #[arg(long, value_name = "URL", env = "WEIR_STORE", hide_env_values = true, value_parser = StoreUrls)]
     pub store: Option<StoreUrl>,
+    /// Load a Parquet file into a Feast feature view, as `feast materialize` would: its repository (the folder we are in
+    /// when it is left out), the view and the file.
+    #[arg(long, value_names = ["REPO", "VIEW", "FILE"], num_args = 2..=3, conflicts_with = "views")]
+    pub feast: Vec<PathBuf>,
     /// Views to load; all by default.
     pub views: Vec<String>,
     /// Print the outcome as one JSON object.
     #[arg(long)]
+    pub json: bool,
+}
+
+/// `weir import …`
+#[derive(Debug, Subcommand)]
+pub enum Import {
+    /// A Feast repository: entities, views that read Feast's own hashes, and feature services.
+    Feast(ImportFeast),
+}
+
+/// `weir import feast`
+#[derive(Args, Debug)]
+pub struct ImportFeast {
+    /// The repository: its folder, or feature_store.yaml.
+    pub path: PathBuf,
+    /// registry.db, where that lies elsewhere than the repository says.
+    pub registry: Option<PathBuf>,
+    /// Folder to write weir.toml and catalog/ into; without it the catalog goes to stdout.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Overwrite files that are there already.
+    #[arg(long, requires = "out")]
+    pub force: bool,
+    /// Print the outcome as one JSON object.
+    #[arg(long, requires = "out")]
     pub json: bool,
 }
 

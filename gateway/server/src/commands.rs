@@ -2,7 +2,7 @@
 //! stdout, what went wrong to stderr.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value as Json, json};
@@ -14,7 +14,7 @@ use weir_transform::Engine;
 use crate::app::{App, StartError};
 use crate::cli::{Assign, Check, Load, Plugin, Serve};
 use crate::config::{Config, Overrides, StoreUrl};
-use crate::feast::Feast;
+use crate::feast::{self, Feast, FeastConfig};
 use crate::snapshot::{self, chain};
 use crate::{json, load};
 
@@ -137,8 +137,9 @@ fn engine_mistake(dir: &Path, error: &weir_transform::EngineError) -> Vec<Mistak
 
 /// Loads the views' files into Redis.
 pub async fn load(args: Load) -> ExitCode {
+    let Some(dir) = args.config.clone().filter(|_| args.feast.is_empty()) else { return load_feast(&args).await };
     let overrides = Overrides { store: args.store, ..Overrides::default() };
-    let read = settings(&args.config, overrides).and_then(|config| Ok((snapshot::catalog(&config.dir)?, config)));
+    let read = settings(&dir, overrides).and_then(|config| Ok((snapshot::catalog(&config.dir)?, config)));
     let (catalog, config) = match read {
         Ok(read) => read,
         Err(mistakes) => return wrong_config(&mistakes),
@@ -165,6 +166,36 @@ pub async fn load(args: Load) -> ExitCode {
         }
         Err(error) => {
             complain(&format!("weir load: {}", chain(&*error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Loads one file into one view of a Feast repository.
+async fn load_feast(args: &Load) -> ExitCode {
+    let (repo, view, file) = match args.feast.as_slice() {
+        [repo, view, file] => (repo.clone(), view, file),
+        [view, file] => (PathBuf::from("."), view, file),
+        _ => {
+            complain("weir load: --feast [REPO] VIEW FILE is expected");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let feast = match Feast::open(FeastConfig::new(repo)) {
+        Ok(feast) => feast,
+        Err(mistakes) => return wrong_config(&mistakes),
+    };
+    match feast::load(&feast, &view.to_string_lossy(), file).await {
+        Ok(loaded) if args.json => {
+            say(&json!({ "rows": loaded.rows, "written": loaded.written }).to_string());
+            ExitCode::SUCCESS
+        }
+        Ok(feast::Loaded { rows, written }) => {
+            say(&format!("{}: {rows} rows, {written} of them newer than what was there", view.display()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&format!("weir load: {}", chain(&error)));
             ExitCode::FAILURE
         }
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::State;
 use axum::http::{Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -29,7 +30,7 @@ use weir_proto::encoded::{FeatureServiceServer, GrpcFeatureServerServer, Serving
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
 
-use crate::feast::{self, Feast, FeastGrpc};
+use crate::feast::{self, FeastGrpc};
 use crate::gateway::Gateway;
 use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
@@ -63,7 +64,7 @@ pub(crate) struct Door {
     /// The call that everybody makes all the time; it is not sent through the router.
     features: Option<FeatureServiceServer<Grpc>>,
     /// Feast's own such call.
-    online: Option<(Arc<Gateway>, Arc<Feast>)>,
+    online: Option<feast::Served>,
     routes: Router,
 }
 
@@ -83,7 +84,7 @@ impl Door {
                     features.call(request).await.map(|response| response.map(Body::new))
                 }
                 _ if request.uri().path() == feast::ONLINE && request.method() == Method::POST => match self.online {
-                    Some((gateway, feast)) => Ok(feast::online(&gateway, &feast, request).await),
+                    Some(served) => Ok(feast::online(State(served), request).await),
                     None => self.routes.oneshot(request.map(Body::new)).await,
                 },
                 _ => self.routes.oneshot(request.map(Body::new)).await,
@@ -102,13 +103,13 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     let grpc = Grpc(Arc::clone(gateway));
     let features = FeatureServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
     let experiments = ExperimentServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
-    let online = gateway.feast.clone().map(|feast| (Arc::clone(gateway), feast));
+    let online = gateway.feast.clone().map(|feast| feast::Served { gateway: Arc::clone(gateway), feast });
     let health = HealthServer::new(HealthService::from_health_reporter(serving().await));
     let mut routes = Routes::default().add_service(features.clone()).add_service(experiments).add_service(health);
     let mut json = http::routes(Arc::clone(gateway));
-    if let Some((gateway, feast)) = online.clone() {
-        json = json.merge(feast::routes(Arc::clone(&gateway), Arc::clone(&feast)));
-        let grpc = FeastGrpc { gateway, feast };
+    if let Some(served) = &online {
+        json = json.merge(feast::routes(served.clone()));
+        let grpc = FeastGrpc(served.clone());
         let python = GrpcFeatureServerServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
         let go = ServingServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
         routes = routes.add_service(python).add_service(go);

@@ -13,6 +13,7 @@ pub mod feast;
 pub mod gateway;
 mod grpc;
 mod http;
+pub mod import;
 mod json;
 mod load;
 pub mod metrics;

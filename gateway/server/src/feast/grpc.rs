@@ -1,21 +1,21 @@
 //! Feast's gRPC services: that of its Go and Java servers, and that of its Python server.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
-use weir_feast::{Class, Raised, passed};
+use weir_feast::{Class, Frame, Raised, passed};
 use weir_proto::encoded::{Encoded, GrpcFeatureServer, ServingService};
 use weir_proto::feast::python::{PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse};
 use weir_proto::feast::serving::{
     GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest,
     get_online_features_request::Kind,
 };
-use weir_proto::feast::types::RepeatedValue;
+use weir_proto::feast::types::{RepeatedValue, Value};
 
-use super::Feast;
+use super::Served;
 use super::serve::{self, Ask, Unanswered};
-use crate::gateway::Gateway;
+use super::write::{self, To};
 use crate::pipeline::Arrival;
 use crate::timeout::ArrivedAt;
 use crate::{refuse, telemetry, timeout};
@@ -25,10 +25,7 @@ const VERSION: &str = "0.67.0";
 
 /// Both services.
 #[derive(Clone)]
-pub(crate) struct FeastGrpc {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) feast: Arc<Feast>,
-}
+pub(crate) struct FeastGrpc(pub(crate) Served);
 
 /// Which of the servers is stood in for.
 #[derive(Clone, Copy, PartialEq)]
@@ -57,16 +54,25 @@ impl ServingService for FeastGrpc {
 #[tonic::async_trait]
 impl GrpcFeatureServer for FeastGrpc {
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushResponse>, Status> {
-        drop(request);
-        Err(Status::unimplemented("push"))
+        let PushRequest { features, stream_feature_view, to, typed_features, .. } = request.into_inner();
+        let frame = one_row(&features, &typed_features)?;
+        let pushed = async { write::push(&self.0.feast, &stream_feature_view, &frame?, To::parse(&to)?).await };
+        pushed.await.map_err(|raised| match raised.class {
+            Class::Feast("PushSourceNotFoundException", _) => Status::invalid_argument(raised.message),
+            _ => Status::internal(raised.message),
+        })?;
+        Ok(Response::new(PushResponse { status: true }))
     }
 
     async fn write_to_online_store(
         &self,
         request: Request<WriteToOnlineStoreRequest>,
     ) -> Result<Response<WriteToOnlineStoreResponse>, Status> {
-        drop(request);
-        Err(Status::unimplemented("write"))
+        let WriteToOnlineStoreRequest { features, feature_view_name, typed_features, .. } = request.into_inner();
+        let frame = one_row(&features, &typed_features)?;
+        let written = async { write::write_to(&self.0.feast, &feature_view_name, &frame?).await };
+        written.await.map_err(|raised| Status::internal(raised.message))?;
+        Ok(Response::new(WriteToOnlineStoreResponse { status: true }))
     }
 
     async fn get_online_features(
@@ -75,6 +81,21 @@ impl GrpcFeatureServer for FeastGrpc {
     ) -> Result<Response<Encoded>, Status> {
         self.online(request, Server::Python).await
     }
+}
+
+/// The row of a write: texts, or typed values.
+fn one_row<'a>(
+    texts: &'a BTreeMap<String, String>,
+    typed: &'a BTreeMap<String, Value>,
+) -> Result<Result<Frame<'a>, Raised>, Status> {
+    if !texts.is_empty() && !typed.is_empty() {
+        return Err(Status::invalid_argument("Only one of features or typed_features may be set, not both"));
+    }
+    Ok(if typed.is_empty() {
+        Frame::from_strings(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+    } else {
+        Frame::from_values(typed.iter().map(|(name, value)| (name.as_str(), value)))
+    })
 }
 
 impl FeastGrpc {
@@ -120,14 +141,14 @@ impl FeastGrpc {
             columns.map(|(name, given)| Ok((name.as_str(), passed(given.val, lookup.type_of(name))?))).collect()
         };
         let (bytes, _) =
-            serve::online(&self.gateway, &self.feast, arrival, &ask, columns, |answer| answer.to_proto()).await?;
+            serve::online(&self.0.gateway, &self.0.feast, arrival, &ask, columns, |answer| answer.to_proto()).await?;
         Ok(Encoded(bytes))
     }
 
     fn told(&self, unanswered: Unanswered) -> Status {
         match unanswered {
             Unanswered::Refused(refusal) => {
-                self.gateway.metrics.refused(&refusal);
+                self.0.gateway.metrics.refused(&refusal);
                 refuse::grpc(&refusal)
             }
             Unanswered::Raised(raised) => match raised.class {

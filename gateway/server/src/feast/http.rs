@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, on, post};
+use axum::{BoxError, Router};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use tokio::time::Instant;
 use tracing::Instrument;
 use weir_domain::{Refusal, Violation};
-use weir_feast::{OnlineRequest, Raised, parse, unprocessable, values};
+use weir_feast::{Frame, JsonValue, OnlineRequest, Raised, field, flag, object, parse, string, unprocessable, values};
 
 use super::Feast;
 use super::serve::{self, Ask, Unanswered};
+use super::write::{self, To};
 use crate::gateway::Gateway;
 use crate::http::BODY_BYTES_MAX;
 use crate::pipeline::Arrival;
@@ -27,30 +28,51 @@ pub(crate) const ONLINE: &str = "/get-online-features";
 /// Says how much of an answer was not read from the store for it, by provenance; absent when everything was.
 const PROVENANCE: HeaderName = HeaderName::from_static("x-weir-provenance");
 
-type App = State<(Arc<Gateway>, Arc<Feast>)>;
+type App = State<Served>;
 
-/// Everything but [`ONLINE`].
-pub(crate) fn routes(gateway: Arc<Gateway>, feast: Arc<Feast>) -> Router {
-    Router::new()
-        .route("/health", get(|| async { StatusCode::OK }))
-        .route("/search", post(search))
-        .route("/retrieve-online-documents", post(search))
-        .with_state((gateway, feast))
+/// What the routes need.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) feast: Arc<Feast>,
 }
 
-/// `POST /get-online-features`, without a router before it.
-pub(crate) async fn online(gateway: &Gateway, feast: &Feast, request: hyper::Request<Incoming>) -> Response {
+/// Feast's endpoints.
+pub(crate) fn routes(served: Served) -> Router {
+    Router::new()
+        .route(ONLINE, post(online))
+        .route("/push", post(push))
+        .route("/write-to-online-store", post(write_to_online_store))
+        .route("/search", post(search))
+        .route("/retrieve-online-documents", post(search))
+        // `get` alone would answer HEAD too, which Feast's server does not.
+        .route("/health", on(MethodFilter::GET, health))
+        .method_not_allowed_fallback(|| async {
+            json(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#)
+        })
+        .with_state(served)
+}
+
+async fn health() -> StatusCode {
+    StatusCode::OK
+}
+
+/// `POST /get-online-features`; also called without a router before it.
+pub(crate) async fn online<B>(State(Served { gateway, feast }): App, request: Request<B>) -> Response
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send,
+{
     let (parts, body) = request.into_parts();
-    let at = parts.extensions.get::<ArrivedAt>().map_or_else(tokio::time::Instant::now, |arrived| arrived.0);
+    let at = parts.extensions.get::<ArrivedAt>().map_or_else(Instant::now, |arrived| arrived.0);
     let span = telemetry::request_span("feast http", &parts.headers);
     let answered = async {
         let timeout = timeout::read(&parts.headers)?;
         let body = read(&parts.headers, body).await?;
-        answer(gateway, feast, &body, Arrival { at, timeout }).await
+        answer(&gateway, &feast, &body, Arrival { at, timeout }).await
     };
     match answered.instrument(span).await {
         Ok(response) => response,
-        Err(unanswered) => told(gateway, unanswered),
+        Err(unanswered) => told(&gateway, unanswered),
     }
 }
 
@@ -76,17 +98,75 @@ async fn answer(gateway: &Gateway, feast: &Feast, body: &[u8], arrival: Arrival)
     Ok(response)
 }
 
+async fn push(State(Served { gateway, feast }): App, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    let pushed = async {
+        let body = read(&parts.headers, body).await?;
+        let body = parse(&body)?;
+        let fields = object(&body)?;
+        let source = string(required(&fields, "push_source_name")?, "push_source_name")?;
+        let df = frame_of(&fields)?;
+        let to = field(&fields, "to").map_or(Ok("online"), |to| string(to, "to"))?;
+        let frame = Frame::from_json(df)?;
+        write::push(&feast, source, &frame, To::parse(to)?).await?;
+        Ok(StatusCode::OK.into_response())
+    };
+    pushed.await.unwrap_or_else(|unanswered| told(&gateway, unanswered))
+}
+
+async fn write_to_online_store(State(Served { gateway, feast }): App, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    let written = async {
+        let body = read(&parts.headers, body).await?;
+        let body = parse(&body)?;
+        let fields = object(&body)?;
+        let view = string(required(&fields, "feature_view_name")?, "feature_view_name")?;
+        let frame = Frame::from_json(frame_of(&fields)?)?;
+        write::write_to(&feast, view, &frame).await?;
+        Ok(json(StatusCode::OK, "null"))
+    };
+    written.await.unwrap_or_else(|unanswered| told(&gateway, unanswered))
+}
+
+/// The flags of a write are checked though they change nothing here: the registry is always the one read last, and
+/// nothing is transformed.
+fn frame_of<'v, 'j>(fields: &[(&'v str, &'v JsonValue<'j>)]) -> Result<&'v JsonValue<'j>, Raised> {
+    for name in ["allow_registry_cache", "transform_on_write"] {
+        flag(field(fields, name), name, true)?;
+    }
+    match required(fields, "df")? {
+        df @ JsonValue::Object(_) => Ok(df),
+        _ => Err(unprocessable("df: Input should be a valid dictionary")),
+    }
+}
+
+fn required<'v, 'j>(fields: &[(&'v str, &'v JsonValue<'j>)], name: &str) -> Result<&'v JsonValue<'j>, Raised> {
+    field(fields, name).ok_or_else(|| unprocessable(format!("{name}: Field required")))
+}
+
+async fn search(State(Served { gateway, feast }): App, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    let asked = async {
+        let body = read(&parts.headers, body).await?;
+        let current = feast.current();
+        Ok(weir_feast::search(&current.registry, &parse(&body)?, &current.options))
+    };
+    told(&gateway, asked.await.map_or_else(|unanswered| unanswered, Unanswered::Raised))
+}
+
 /// The whole body, if it is JSON by name and not too large.
-async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Unanswered> {
+async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, Unanswered>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
     if !is_json(headers) {
         return Err(unprocessable("Input should be a valid dictionary or object to extract fields from").into());
     }
-    let announced = hyper::body::Body::size_hint(&body).lower();
     let too_large = || {
         let text = format!("more than the {BODY_BYTES_MAX} bytes of one request");
         Unanswered::Refused(Refusal::TooLarge(Violation::new("body", text)))
     };
-    if announced > BODY_BYTES_MAX as u64 {
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
@@ -117,9 +197,4 @@ fn told(gateway: &Gateway, unanswered: Unanswered) -> Response {
             refuse::http(&refusal)
         }
     }
-}
-
-/// Redis keeps no vectors to search among.
-async fn search(State((gateway, _)): App) -> Response {
-    told(&gateway, Unanswered::Raised(Raised::value("there is no search")))
 }

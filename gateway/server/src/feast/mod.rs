@@ -3,8 +3,11 @@
 
 mod grpc;
 mod http;
+mod load;
+mod native;
 mod registry;
 mod serve;
+mod write;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,12 +15,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use weir_domain::catalog::{self, Catalog, Freshness, Mistake};
+use weir_domain::catalog::{Freshness, Mistake};
 use weir_feast::{Lookup, Naming, Online, Options, Raised, Registry, Repo, Semantics, Topology, Wanted};
-use weir_store::{RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
+use weir_store::{HashWriteSettings, HashWriter, RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
 
 pub(crate) use grpc::FeastGrpc;
-pub(crate) use http::{ONLINE, online, routes};
+pub(crate) use http::{ONLINE, Served, online, routes};
+pub(crate) use load::{Loaded, load};
 pub(crate) use registry::keep;
 pub(crate) use serve::Real;
 
@@ -68,6 +72,7 @@ pub(crate) const CACHE: Freshness =
 pub struct Feast {
     pub(crate) config: FeastConfig,
     pub(crate) repo: Repo,
+    writer: HashWriter,
     current: ArcSwap<Current>,
 }
 
@@ -85,12 +90,9 @@ impl Feast {
         let repo = registry::repo(&config)?;
         let registry = registry::read(&config, &repo)?;
         let current = ArcSwap::from_pointee(Current::new(&config, &repo, registry));
-        Ok(Self { config, repo, current })
-    }
-
-    /// The catalog that the registry amounts to.
-    pub(crate) fn catalog(&self) -> Result<Catalog, Vec<Mistake>> {
-        catalog::read(&[(self.config.repo.display().to_string(), String::new())])
+        let settings = HashWriteSettings { key_ttl: repo.online.key_ttl, blind: repo.online.skip_dedup };
+        let writer = HashWriter::new(store_address(&repo.online), settings);
+        Ok(Self { config, repo, writer, current })
     }
 
     /// Where the features lie.
@@ -105,6 +107,24 @@ impl Feast {
     pub(crate) fn replace(&self, registry: Registry) {
         self.current.store(Arc::new(Current::new(&self.config, &self.repo, registry)));
     }
+}
+
+fn store_address(&self) -> RedisAddress {
+        store_address(&self.repo.online)
+    }
+
+    pub(crate) fn current(&self) -> Arc<Current> {
+        self.current.load_full()
+    }
+
+    pub(crate) fn replace(&self, registry: Registry) {
+        self.current.store(Arc::new(Current::new(&self.config, &self.repo, registry)));
+    }
+}
+
+fn store_url(online: &Online) -> String {
+    let node = online.nodes.first().map(|(host, port)| format!("{host}:{port}")).unwrap_or_default();
+    format!("redis://{node}/{}", online.db)
 }
 
 fn store_address(online: &Online) -> RedisAddress {

@@ -88,7 +88,7 @@ pub(crate) async fn online<'c>(
     let _permit = gateway.admission.admit()?;
     let current = feast.current();
     let lookup = current.lookup(ask.features, ask.service, ask.full_names)?;
-    let rows = lookup.bind(columns(&lookup)?, &current.naming)?;
+    let mut rows = lookup.bind(columns(&lookup)?, &current.naming)?;
     if let Some(view) = lookup.computed.first() {
         return Err(cannot_compute(&view.name).into());
     }
@@ -96,7 +96,7 @@ pub(crate) async fn online<'c>(
     let limits =
         Limits { deadline: arrival.at + budget.store_until(0), now_us: gateway.clock.now_us(), max_stale: None };
 
-    let asks = asks(&lookup, &rows);
+    let asks = asks(&lookup, &mut rows);
     let reading = gateway.snapshot().store.clone();
     let hashes = reading.fetch_hashes(&asks, limits).instrument(debug_span!("fetch", reads = asks.len())).await;
     let bytes = answered(feast, ask, &lookup, &rows, &hashes, limits.now_us, encode)?;
@@ -105,11 +105,10 @@ pub(crate) async fn online<'c>(
     Ok((bytes, real))
 }
 
-fn asks(lookup: &Lookup, rows: &Rows) -> Vec<HashAsk> {
-    let names = rows.hashes.iter().zip(&lookup.reads);
-    names
-        .map(|(names, read)| HashAsk { read: read.hash.clone(), keys: names.bytes.clone(), ends: names.ends.clone() })
-        .collect()
+/// The names of the hashes go to the store: nothing else wants them.
+fn asks(lookup: &Lookup, rows: &mut Rows) -> Vec<HashAsk> {
+    let names = std::mem::take(&mut rows.hashes).into_iter().zip(&lookup.reads);
+    names.map(|(names, read)| HashAsk { read: read.hash.clone(), keys: names.bytes, ends: names.ends }).collect()
 }
 
 fn answered(

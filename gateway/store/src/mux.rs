@@ -1,0 +1,231 @@
+//! One connection that many use at once: commands go out in the order in which they come, and each caller gets the
+//! bytes of its own replies, to take apart itself. Promises: replies are never mispaired; whoever stops waiting costs
+//! the others nothing; and when bytes come that are no replies, everybody who waits is told and the connection ends.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::io::poll_read_buf;
+
+use crate::Trouble;
+use crate::resp::Scan;
+
+/// Room made before every read: a reply of a hundred rows comes in one or two pieces.
+const READ_BYTES: usize = 64 << 10;
+/// Bytes of replies to one question. More is a server that sends what nobody asked for.
+const REPLY_BYTES_MAX: usize = 1 << 30;
+/// Bytes waiting to be sent before more questions are taken: a server that does not read is not fed.
+const SEND_BYTES_MAX: usize = 4 << 20;
+/// Reads between two chances for other tasks of the thread.
+const READS_PER_POLL: usize = 32;
+
+/// Asks over one connection. The last clone closes it, once what was asked is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Mux {
+    questions: mpsc::UnboundedSender<Question>,
+}
+
+#[derive(Debug)]
+struct Question {
+    commands: Vec<u8>,
+    replies: usize,
+    tell: oneshot::Sender<Result<Bytes, Trouble>>,
+}
+
+impl Mux {
+    /// Asks over this stream; the future does the work and ends with the connection.
+    pub(crate) fn over<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Self, Driver<S>) {
+        let (questions, asked) = mpsc::unbounded_channel();
+        let driver = Driver {
+            stream,
+            asked,
+            is_asked_no_more: false,
+            out: BytesMut::new(),
+            came: BytesMut::new(),
+            waiting: VecDeque::new(),
+            scan: Scan::default(),
+        };
+        (Self { questions }, driver)
+    }
+
+    /// Sends encoded commands and returns the bytes of their replies, `replies` in number. Sent at most once; who
+    /// drops the future only stops waiting.
+    pub(crate) async fn ask(&self, commands: Vec<u8>, replies: usize) -> Result<Bytes, Trouble> {
+        let (tell, told) = oneshot::channel();
+        self.questions.send(Question { commands, replies, tell }).map_err(|_| Trouble::Connection)?;
+        told.await.unwrap_or(Err(Trouble::Connection))
+    }
+}
+
+/// Moves bytes between the stream and those who wait.
+#[derive(Debug)]
+pub(crate) struct Driver<S> {
+    stream: S,
+    asked: mpsc::UnboundedReceiver<Question>,
+    is_asked_no_more: bool,
+    out: BytesMut,
+    came: BytesMut,
+    waiting: VecDeque<(usize, oneshot::Sender<Result<Bytes, Trouble>>)>,
+    /// Of the replies to the first that waits.
+    scan: Scan,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let ended = match this.exchange(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(())) => Trouble::Connection,
+            Poll::Ready(Err(trouble)) => trouble,
+        };
+        this.asked.close();
+        while let Ok(question) = this.asked.try_recv() {
+            let _ = question.tell.send(Err(ended));
+        }
+        for (_, tell) in this.waiting.drain(..) {
+            let _ = tell.send(Err(ended));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Until the connection is of no use any more, or of none to anybody.
+    fn exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Trouble>> {
+        self.send(cx)?;
+        for _ in 0..READS_PER_POLL {
+            if self.is_asked_no_more && self.waiting.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.came.reserve(READ_BYTES);
+            match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.came)) {
+                Ok(1..) => self.answer()?,
+                // The end of the stream, or an error: what was asked is not answered any more.
+                Ok(0) | Err(_) => return Poll::Ready(Err(Trouble::Connection)),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes questions and sends as much as the stream takes.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Trouble> {
+        loop {
+            while self.out.len() < SEND_BYTES_MAX && !self.is_asked_no_more {
+                match self.asked.poll_recv(cx) {
+                    Poll::Ready(Some(question)) => self.take(question),
+                    Poll::Ready(None) => self.is_asked_no_more = true,
+                    Poll::Pending => break,
+                }
+            }
+            if self.out.is_empty() {
+                return Ok(());
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(sent @ 1..)) => self.out.advance(sent),
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Trouble::Connection),
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn take(&mut self, question: Question) {
+        // Nobody waits any more: then it need not be asked either.
+        if question.tell.is_closed() {
+            return;
+        }
+        self.out.extend_from_slice(&question.commands);
+        if self.waiting.is_empty() {
+            self.scan = Scan::of(question.replies);
+        }
+        self.waiting.push_back((question.replies, question.tell));
+    }
+
+    /// Hands out the replies that are complete.
+    fn answer(&mut self) -> Result<(), Trouble> {
+        while !self.waiting.is_empty() {
+            let Some(len) = self.scan.end(&self.came).map_err(|_| Trouble::Protocol)? else {
+                return if self.came.len() > REPLY_BYTES_MAX { Err(Trouble::Protocol) } else { Ok(()) };
+            };
+            let replies = self.came.split_to(len).freeze();
+            if let Some((_, tell)) = self.waiting.pop_front() {
+                let _ = tell.send(Ok(replies));
+            }
+            self.scan = Scan::of(self.waiting.front().map_or(0, |(replies, _)| *replies));
+        }
+        // A reply without a question: the pairing cannot be trusted any more.
+        if self.came.has_remaining() { Err(Trouble::Protocol) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    #[tokio::test]
+    async fn everyone_gets_their_own_replies_in_whatever_pieces_they_come() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let (mux, driver) = Mux::over(ours);
+        let driver = tokio::spawn(driver);
+        let ask = |text: &'static str, replies| {
+            let mux = mux.clone();
+            tokio::spawn(async move { mux.ask(text.as_bytes().to_vec(), replies).await })
+        };
+        let first = ask("first", 2);
+        let mut heard = [0; 5];
+        theirs.read_exact(&mut heard).await.unwrap();
+        let second = ask("second", 1);
+        let mut heard = [0; 6];
+        theirs.read_exact(&mut heard).await.unwrap();
+        for byte in b"+a\r\n$1\r\nb\r\n:7\r\n" {
+            theirs.write_all(&[*byte]).await.unwrap();
+        }
+        assert_eq!(first.await.unwrap().unwrap(), "+a\r\n$1\r\nb\r\n");
+        assert_eq!(second.await.unwrap().unwrap(), ":7\r\n");
+        drop(mux);
+        driver.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_stops_waiting_costs_the_others_nothing() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let (mux, driver) = Mux::over(ours);
+        tokio::spawn(driver);
+        let (left, stays) = (mux.clone(), mux.clone());
+        let left = tokio::spawn(async move { left.ask(b"x".to_vec(), 1).await });
+        let mut heard = [0; 1];
+        theirs.read_exact(&mut heard).await.unwrap();
+        left.abort();
+        let stays = tokio::spawn(async move { stays.ask(b"y".to_vec(), 1).await });
+        theirs.read_exact(&mut heard).await.unwrap();
+        theirs.write_all(b":1\r\n:2\r\n").await.unwrap();
+        assert_eq!(stays.await.unwrap().unwrap(), ":2\r\n");
+    }
+
+    #[tokio::test]
+    async fn garbage_and_replies_that_nobody_asked_for_end_the_connection() {
+        for bytes in [&b"HTTP/1.1 200\r\n"[..], b":1\r\n:2\r\n", b"$5\r\nab"] {
+            let (ours, mut theirs) = duplex(1 << 16);
+            let (mux, driver) = Mux::over(ours);
+            let driver = tokio::spawn(driver);
+            let asked = mux.clone();
+            let asked = tokio::spawn(async move { asked.ask(b"x".to_vec(), 1).await });
+            let mut heard = [0; 1];
+            theirs.read_exact(&mut heard).await.unwrap();
+            theirs.write_all(bytes).await.unwrap();
+            drop(theirs);
+            driver.await.unwrap();
+            let told = asked.await.unwrap();
+            assert!(told == Ok(Bytes::from_static(b":1\r\n")) || told.is_err(), "{told:?}");
+            assert_eq!(mux.ask(b"y".to_vec(), 1).await, Err(Trouble::Connection));
+        }
+    }
+}

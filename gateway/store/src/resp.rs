@@ -1,0 +1,252 @@
+//! Redis' protocol (RESP2) as bytes: commands written, replies found and taken apart where they lie. Promises: what
+//! is no reply is an error, never a panic, and no number in a reply makes us reserve memory.
+
+/// Redis refuses longer strings (`proto-max-bulk-len`).
+const BULK_BYTES_MAX: i64 = 512 << 20;
+/// More items than any reply to a reading command of ours has: a hash has at most as many fields as somebody wrote.
+const ITEMS_MAX: i64 = 1 << 24;
+/// Length of the longest line: numbers, and errors that servers word.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// These bytes are no RESP2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Garbage;
+
+/// One element of a reply. An array stands before its items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Element<'a> {
+    /// A string.
+    Bulk(&'a [u8]),
+    /// There is nothing.
+    Nil,
+    /// A number.
+    Integer(i64),
+    /// `OK` and the like.
+    Simple(&'a [u8]),
+    /// What the server has against the command.
+    Error(&'a [u8]),
+    /// This many values follow.
+    Array(usize),
+}
+
+/// Elements one after another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Elements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Elements<'a> {
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The next element; `None` at the end, and when the bytes end within it.
+    pub(crate) fn next(&mut self) -> Result<Option<Element<'a>>, Garbage> {
+        match element(self.rest)? {
+            Some((element, len)) => {
+                self.rest = &self.rest[len..];
+                Ok(Some(element))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Passes over one whole value, the items of an array included.
+    pub(crate) fn skip(&mut self) -> Result<(), Garbage> {
+        let mut values = 1usize;
+        while values > 0 {
+            values -= 1;
+            if let Element::Array(items) = self.next()?.ok_or(Garbage)? {
+                values += items;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first element and its length in bytes, an array's without its items; `None` when there are not enough bytes.
+fn element(bytes: &[u8]) -> Result<Option<(Element<'_>, usize)>, Garbage> {
+    let Some((&kind, rest)) = bytes.split_first() else { return Ok(None) };
+    let Some((line, len)) = line(rest)? else { return Ok(None) };
+    let head = 1 + len;
+    let element = match kind {
+        b'$' => match number(line)? {
+            -1 => Element::Nil,
+            size @ 0..=BULK_BYTES_MAX => {
+                let size = size as usize;
+                let Some(whole) = bytes.get(head..head + size + 2) else { return Ok(None) };
+                let (bulk, end) = whole.split_at(size);
+                if end != b"\r\n" {
+                    return Err(Garbage);
+                }
+                return Ok(Some((Element::Bulk(bulk), head + size + 2)));
+            }
+            _ => return Err(Garbage),
+        },
+        b'*' => match number(line)? {
+            -1 => Element::Nil,
+            items @ 0..=ITEMS_MAX => Element::Array(items as usize),
+            _ => return Err(Garbage),
+        },
+        b':' => Element::Integer(number(line)?),
+        b'+' => Element::Simple(line),
+        b'-' => Element::Error(line),
+        _ => return Err(Garbage),
+    };
+    Ok(Some((element, head)))
+}
+
+/// The bytes up to the end of the line, and how many there are with it.
+fn line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Garbage> {
+    // Lines are short: a search that is made for long texts would only cost its preparation.
+    let window = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
+    match window.iter().position(|byte| *byte == b'\r') {
+        Some(at) => match bytes.get(at + 1) {
+            Some(b'\n') => Ok(Some((&bytes[..at], at + 2))),
+            Some(_) => Err(Garbage),
+            None => Ok(None),
+        },
+        None if window.len() == LINE_BYTES_MAX => Err(Garbage),
+        None => Ok(None),
+    }
+}
+
+fn number(line: &[u8]) -> Result<i64, Garbage> {
+    let (is_negative, digits) = match line.split_first() {
+        Some((b'-', digits)) => (true, digits),
+        _ => (false, line),
+    };
+    // Nineteen digits are the most that an i64 has.
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Garbage);
+    }
+    let value = digits.iter().fold(0i64, |value, digit| value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0')));
+    Ok(if is_negative { value.wrapping_neg() } else { value })
+}
+
+/// Finds where replies end in bytes that come in pieces; what was looked at is not looked at again.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    at: usize,
+    values: usize,
+}
+
+impl Scan {
+    /// For this many replies.
+    pub(crate) fn of(replies: usize) -> Self {
+        Self { at: 0, values: replies }
+    }
+
+    /// The length of all replies together, once they are all in `bytes`, which begin with the first of them.
+    pub(crate) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Garbage> {
+        while self.values > 0 {
+            let Some((found, len)) = element(bytes.get(self.at..).unwrap_or_default())? else { return Ok(None) };
+            self.at += len;
+            self.values -= 1;
+            if let Element::Array(items) = found {
+                self.values += items;
+            }
+        }
+        Ok(Some(self.at))
+    }
+}
+
+/// Writes a command of this many arguments, its name the first of them; [`push`] adds each.
+pub(crate) fn begin(out: &mut Vec<u8>, arguments: usize) {
+    head(out, b'*', arguments);
+}
+
+/// Writes an argument.
+pub(crate) fn push(out: &mut Vec<u8>, argument: &[u8]) {
+    head(out, b'$', argument.len());
+    out.extend_from_slice(argument);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn head(out: &mut Vec<u8>, kind: u8, number: usize) {
+    out.push(kind);
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(bytes: &[u8]) -> Result<Vec<Element<'_>>, Garbage> {
+        let mut elements = Elements::of(bytes);
+        let mut found = Vec::new();
+        while let Some(element) = elements.next()? {
+            found.push(element);
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn replies_are_taken_apart_where_they_lie() {
+        let reply = b"*3\r\n$2\r\nab\r\n$-1\r\n*1\r\n:-7\r\n+OK\r\n-ERR no\r\n*-1\r\n$0\r\n\r\n";
+        use Element::{Array, Bulk, Error, Integer, Nil, Simple};
+        let wanted =
+            [Array(3), Bulk(b"ab"), Nil, Array(1), Integer(-7), Simple(b"OK"), Error(b"ERR no"), Nil, Bulk(b"")];
+        assert_eq!(all(reply).unwrap(), wanted);
+        let mut elements = Elements::of(reply);
+        elements.skip().unwrap();
+        assert_eq!(elements.next(), Ok(Some(Simple(b"OK"))), "after the whole array");
+    }
+
+    #[test]
+    fn what_is_no_reply_is_garbage() {
+        for bytes in [
+            &b"HTTP/1.1 400\r\n"[..],
+            b"$-2\r\n",
+            b"$99999999999\r\n",
+            b"*99999999\r\n",
+            b":12a\r\n",
+            b":\r\n",
+            b"$2\r\nabc\r\n",
+            b"+O\rK\r\n",
+        ] {
+            assert_eq!(all(bytes), Err(Garbage), "{}", String::from_utf8_lossy(bytes));
+        }
+        assert_eq!(all(&[b'+'; LINE_BYTES_MAX + 2]), Err(Garbage), "a line without an end");
+    }
+
+    #[test]
+    fn commands_are_written_as_arrays_of_strings() {
+        let mut out = Vec::new();
+        begin(&mut out, 2);
+        push(&mut out, b"GET");
+        push(&mut out, b"a key of 12b");
+        assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$12\r\na key of 12b\r\n");
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_from_anywhere_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = all(&bytes);
+            let _ = Scan::of(3).end(&bytes);
+        }
+
+        #[test]
+        fn replies_end_where_they_end_however_they_come(cut in 0usize..60) {
+            let reply = b"*2\r\n$3\r\nabc\r\n*2\r\n:1\r\n$-1\r\n+OK\r\n";
+            let cut = cut.min(reply.len());
+            let mut scan = Scan::of(2);
+            let first = scan.end(&reply[..cut]);
+            prop_assert_eq!(first, Ok((cut == reply.len()).then_some(reply.len())));
+            prop_assert_eq!(scan.end(&[&reply[..], b"+next\r\n"].concat()), Ok(Some(reply.len())));
+        }
+    }
+}
