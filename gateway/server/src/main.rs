@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use weir::cli::{Cli, Command};
+use weir::cli::{Cli, Command, Import};
 use weir::telemetry::Telemetry;
-use weir::{commands, demo};
+use weir::{commands, demo, import};
 
 /// A third more requests a second than with the system's allocator, where replies are large.
 #[global_allocator]
@@ -26,6 +26,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Check(args) => commands::check(&args),
         Command::Load(args) => commands::load(args).await,
+        Command::Import(Import::Feast(args)) => import::feast(&args),
         Command::Assign(args) => commands::assign_unit(&args),
         Command::Plugin(command) => commands::plugin(&command),
         Command::Completions { shell } => {

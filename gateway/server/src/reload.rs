@@ -44,7 +44,10 @@ impl Reloader {
         let this = Arc::clone(self);
         let store = Arc::clone(&self.gateway.snapshot().store);
         // Reading files and compiling components blocks; requests go on meanwhile.
-        let built = tokio::task::spawn_blocking(move || build(&this.config, &this.engine, Some(store), this.gateway.feast.as_deref())).await;
+        let built = tokio::task::spawn_blocking(move || {
+            build(&this.config, &this.engine, Some(store), this.gateway.feast.as_deref())
+        })
+        .await;
         let built = built.unwrap_or_else(|_| Err(vec![crashed(&self.config.dir)]));
         match built {
             Ok(snapshot) => {

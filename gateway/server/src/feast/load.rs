@@ -166,7 +166,8 @@ impl Layout {
         before: usize,
     ) -> Result<HashWrite, FeastLoadError> {
         let hole = |cell: &Cell| cell.provenance[row].is_absent();
-        let missing = |index: usize| FeastLoadError::Hole { row: before + row + 1, name: self.columns[index].0.clone() };
+        let missing =
+            |index: usize| FeastLoadError::Hole { row: before + row + 1, name: self.columns[index].0.clone() };
         if hole(times) {
             return Err(missing(keys.len()));
         }

@@ -109,24 +109,6 @@ impl Feast {
     }
 }
 
-fn store_address(&self) -> RedisAddress {
-        store_address(&self.repo.online)
-    }
-
-    pub(crate) fn current(&self) -> Arc<Current> {
-        self.current.load_full()
-    }
-
-    pub(crate) fn replace(&self, registry: Registry) {
-        self.current.store(Arc::new(Current::new(&self.config, &self.repo, registry)));
-    }
-}
-
-fn store_url(online: &Online) -> String {
-    let node = online.nodes.first().map(|(host, port)| format!("{host}:{port}")).unwrap_or_default();
-    format!("redis://{node}/{}", online.db)
-}
-
 fn store_address(online: &Online) -> RedisAddress {
     let layout = match &online.topology {
         Topology::Single => RedisLayout::Single,

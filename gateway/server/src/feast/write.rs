@@ -49,7 +49,9 @@ pub(crate) async fn push(feast: &Feast, source: &str, frame: &Frame<'_>, to: To)
         return Ok(());
     }
     let done = if to == To::Both { "The rows were written online. " } else { "" };
-    Err(Raised::value(format!("{done}This gateway has no offline store: push with to=\"online\" here and write offline elsewhere.")))
+    Err(Raised::value(format!(
+        "{done}This gateway has no offline store: push with to=\"online\" here and write offline elsewhere."
+    )))
 }
 
 /// Writes a frame into one view.
@@ -71,7 +73,8 @@ pub(crate) async fn write_to(feast: &Feast, view: &str, frame: &Frame<'_>) -> Re
 
 async fn write(feast: &Feast, current: &Current, view: &Arc<View>, frame: &Frame<'_>) -> Result<(), Raised> {
     let rows = rows(view, frame)?;
-    let writes: Vec<HashWrite> = rows.into_iter().map(|row| hash_write(current, view, row)).collect::<Result<_, _>>()?;
+    let writes: Vec<HashWrite> =
+        rows.into_iter().map(|row| hash_write(current, view, row)).collect::<Result<_, _>>()?;
     if writes.is_empty() {
         return Ok(());
     }
