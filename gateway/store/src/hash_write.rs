@@ -90,7 +90,8 @@ impl HashWriter {
 
     /// Writes rows in their order and says how many were newer than what was there.
     pub async fn write(&self, rows: Vec<HashWrite>) -> Result<usize, LoadError> {
-        let mut ready = match self.idle().pop() {
+        let idle = self.idle().pop();
+        let mut ready = match idle {
             Some(ready) => ready,
             None => self.connect().await?,
         };
@@ -98,11 +99,7 @@ impl HashWriter {
             rows.into_iter().flat_map(|row| commands(&ready.script, row, self.settings)).collect();
         // On failure the connection goes: whoever writes next makes a fresh one.
         let replies = ready.loader.run(commands).await?;
-        let mut idle = self.idle();
-        if idle.len() < IDLE_MAX {
-            idle.push(ready);
-        }
-        drop(idle);
+        self.keep(ready);
         let mut written = 0;
         for reply in replies {
             match reply {
@@ -118,6 +115,13 @@ impl HashWriter {
         let mut loader = Loader::connect(&self.address).await?;
         let script = loader.script(WRITE_IF_NEWER).await?;
         Ok(Ready { loader, script })
+    }
+
+    fn keep(&self, ready: Ready) {
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(ready);
+        }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Ready>> {
