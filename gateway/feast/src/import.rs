@@ -18,12 +18,14 @@ use weir_proto::feast::types::value_type::Enum as ValueType;
 
 use crate::encode::loaded_as;
 use crate::lookup::{Lookup, Options, Wanted};
+use crate::raised::Raised;
 use crate::registry::{Registry, Service, View};
 use crate::rows::Naming;
 
 use names::Names;
 pub use names::weir_name;
 use text::Toml;
+pub use text::quoted;
 use views::{Draft, Entities, Views};
 
 /// A registry, imported.
@@ -105,7 +107,7 @@ fn drafts(registry: &Registry, options: &Options, left_out: &mut Vec<LeftOut>) -
         // Feast itself would say what keeps a view from being served.
         let reference = [format!("{}:{}", view.name, first.name)];
         match Lookup::compile(registry, Wanted::Features(&reference), true, options) {
-            Err(raised) => left_out.push(LeftOut { what: what(), why: raised.message }),
+            Err(raised) => left_out.push(LeftOut { what: what(), why: refused(&raised) }),
             Ok(lookup) => match lookup.reads.iter().find(|read| Arc::ptr_eq(&read.view, view)) {
                 Some(read) => drafts.push(Draft::of(registry, options, read)),
                 None => computed.push(Arc::clone(view)),
@@ -113,6 +115,10 @@ fn drafts(registry: &Registry, options: &Options, left_out: &mut Vec<LeftOut>) -
         }
     }
     (drafts, computed)
+}
+
+fn refused(raised: &Raised) -> String {
+    format!("Feast does not serve it: {}", raised.message)
 }
 
 /// Every service that Feast would answer; the versions of views that they are pinned to become drafts too.
@@ -127,7 +133,9 @@ fn services(
     let mut found = Vec::with_capacity(services.len());
     for service in services {
         match Lookup::compile(registry, Wanted::Service(&service.name), true, options) {
-            Err(raised) => left_out.push(LeftOut { what: format!("service {:?}", service.name), why: raised.message }),
+            Err(raised) => {
+                left_out.push(LeftOut { what: format!("service {:?}", service.name), why: refused(&raised) })
+            }
             Ok(lookup) => {
                 for read in lookup.reads.iter().filter(|read| read.columns.iter().any(Option::is_some)) {
                     let draft = Draft::of(registry, options, read);
@@ -228,6 +236,14 @@ pub fn column_of(of: ValueType) -> Option<FeatureType> {
         | ValueType::DecimalList
         | ValueType::DecimalSet => Some(FeatureType::List(Kind::String)),
         of => loaded_as(of),
+    }
+}
+
+/// Why a feature of this type is left out.
+fn no_column(of: ValueType) -> String {
+    match of {
+        ValueType::Invalid => "its type is none that Weir knows".to_owned(),
+        of => format!("no column holds {}", of.as_str_name()),
     }
 }
 

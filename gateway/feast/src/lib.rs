@@ -22,7 +22,7 @@ pub use answer::{Answer, Column, Found, Semantics};
 pub use coerce::{text, values};
 pub use encode::{OutOfRange, cell_value, loaded_as, stored};
 pub use frame::{Frame, Target, WriteRow};
-pub use import::{Counts, Imported, LeftOut, column_of, import, weir_name};
+pub use import::{Counts, Imported, LeftOut, column_of, import, quoted, weir_name};
 pub use jiter::JsonValue;
 pub use lookup::{Lookup, Options, ViewRead, Wanted};
 pub use raised::{Class, Raised, repr};

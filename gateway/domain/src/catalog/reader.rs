@@ -12,6 +12,9 @@ use toml_span::value::{Table, Value as Toml, ValueInner};
 use super::{Mistake, Place};
 use crate::{Kind, Value};
 
+/// Longest name of anything in a catalog.
+pub const NAME_BYTES_MAX: usize = 64;
+
 /// Mistakes found so far.
 #[derive(Debug, Default)]
 pub struct Mistakes(RefCell<BTreeSet<Mistake>>);
@@ -370,8 +373,9 @@ impl<'de, 'm> Keys<'de, 'm> {
     }
 }
 
-fn is_name(text: &str) -> bool {
-    text.len() <= 64
+/// Whether this is a name as the catalog takes it: lower-case letters, digits and `_`, 64 at most, a letter first.
+pub fn is_name(text: &str) -> bool {
+    text.len() <= NAME_BYTES_MAX
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::names::Names;
+use super::names::{Names, weir_name};
 use super::on_demand;
-use super::text::Toml;
+use super::text::{Toml, commented, quoted};
 use super::views::{ViewOut, Views};
 use super::{Chunk, File, LeftOut, described, head, owned};
 use crate::lookup::{Lookup, ViewRead};
@@ -27,18 +27,9 @@ pub(super) fn file(
         left_out.iter().filter(|left_out| left_out.what.starts_with("service ")).map(Chunk::left_out).collect();
     for (service, lookup) in services {
         let what = format!("service {:?}", service.name);
-        let mut gathered = Gathered {
-            views,
-            keys,
-            aliases: sources.clone(),
-            reads: Vec::new(),
-            lines: Vec::new(),
-            left_out: Vec::new(),
-        };
-        for projection in &service.projections {
-            gathered.add(projection, lookup, &service.name);
-        }
-        left_out.append(&mut gathered.left_out);
+        let mut gathered =
+            Gathered { views, sources, keys, aliases: sources.clone(), reads: Vec::new(), lines: Vec::new() };
+        service.projections.iter().for_each(|projection| gathered.add(projection, lookup));
         if gathered.reads.is_empty() {
             let why = LeftOut { what, why: "none of its features can be imported".to_owned() };
             chunks.push(Chunk::left_out(&why));
@@ -54,12 +45,20 @@ pub(super) fn file(
 /// What one service reads.
 struct Gathered<'a> {
     views: &'a Views,
+    sources: &'a Names,
     keys: &'a Names,
     aliases: Names,
     reads: Vec<Read<'a>>,
-    /// Lines of `features`: a reference, or a comment.
-    lines: Vec<Result<String, String>>,
-    left_out: Vec<LeftOut>,
+    lines: Vec<Line>,
+}
+
+/// A line of `features`.
+#[derive(PartialEq)]
+enum Line {
+    Feature(String),
+    /// What stands there once a transform computes it.
+    Computed(String),
+    LeftOut(String),
 }
 
 struct Read<'a> {
@@ -72,7 +71,7 @@ struct Read<'a> {
 }
 
 impl<'a> Gathered<'a> {
-    fn add(&mut self, projection: &Projection, lookup: &'a Lookup, service: &str) {
+    fn add(&mut self, projection: &Projection, lookup: &'a Lookup) {
         let key = projection.name_to_use();
         for field in &projection.features {
             let column = format!("{key}__{}", field.name);
@@ -81,18 +80,14 @@ impl<'a> Gathered<'a> {
                 features.any(|(name, asked)| *name == field.name && asked.as_ref() == Some(&column))
             };
             let line = match lookup.reads.iter().find(has) {
-                Some(read) => self.reference(projection, read, &field.name),
-                None => Err("an on-demand view computes it".to_owned()),
+                Some(read) => match self.reference(projection, read, &field.name) {
+                    Ok(reference) => Line::Feature(reference),
+                    Err(why) => Line::LeftOut(format!("Left out: {key}:{}: {why}", field.name)),
+                },
+                None => Line::Computed(format!("{}:{}", self.sources.of(&projection.view), weir_name(&field.name))),
             };
-            match line {
-                Ok(line) if self.lines.contains(&Ok(line.clone())) => {}
-                Ok(line) => self.lines.push(Ok(line)),
-                Err(why) => {
-                    let what = format!("feature {:?} of service {service:?}", format!("{key}:{}", field.name));
-                    let left_out = LeftOut { what, why };
-                    self.lines.push(Err(format!("{key}:{}: {}", field.name, left_out.why)));
-                    self.left_out.push(left_out);
-                }
+            if !self.lines.contains(&line) {
+                self.lines.push(line);
             }
         }
     }
@@ -100,7 +95,8 @@ impl<'a> Gathered<'a> {
     /// `source:feature` as the catalog names them.
     fn reference(&mut self, projection: &Projection, lookup: &'a ViewRead, feature: &str) -> Result<String, String> {
         let view = self.views.of_read(lookup).ok_or("its view is left out")?;
-        let feature = view.features.iter().find(|f| f.feast == feature).ok_or("its view is imported without it")?;
+        let found = view.features.iter().find(|f| f.feast == feature);
+        let feature = found.ok_or_else(|| view.why_not(feature))?;
         let known = self.reads.iter().find(|read| std::ptr::eq(read.lookup, lookup));
         let source = match known {
             Some(read) => read.source.clone(),
@@ -145,14 +141,12 @@ impl<'a> Gathered<'a> {
         toml.plain("budget_ms", budget.as_millis());
         toml.line("features = [");
         for line in &self.lines {
-            match line {
-                Ok(feature) => toml.line(&format!("  {},", super::text::quoted(feature))),
-                Err(why) => {
-                    let mut comment = Toml::default();
-                    comment.comment(why);
-                    comment.text.lines().for_each(|line| toml.line(&format!("  {line}")));
-                }
-            }
+            let text = match line {
+                Line::Feature(feature) => format!("{},\n", quoted(feature)),
+                Line::Computed(feature) => commented(&format!("{},  # once there is the transform", quoted(feature))),
+                Line::LeftOut(why) => commented(why),
+            };
+            text.lines().for_each(|line| toml.line(&format!("  {line}")));
         }
         toml.line("]");
         for read in self.reads.iter().filter(|read| read.source != read.view.name || !read.renamed.is_empty()) {

@@ -59,8 +59,8 @@ impl Toml {
     }
 }
 
-/// A basic string, on one line.
-pub(super) fn quoted(text: &str) -> String {
+/// A text as TOML has it, on one line.
+pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     // Writing into a String cannot fail.
     let _ = TomlStringBuilder::new(text).as_basic().write_toml_value(&mut out);

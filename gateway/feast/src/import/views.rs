@@ -11,7 +11,7 @@ use weir_proto::feast::types::value_type::Enum as ValueType;
 
 use super::names::Names;
 use super::text::Toml;
-use super::{Chunk, File, LeftOut, column_of, described, head, owned};
+use super::{Chunk, File, LeftOut, column_of, described, head, no_column, owned};
 use crate::lookup::{Options, ViewRead};
 use crate::registry::{Field, Registry, View};
 use crate::rows::Naming;
@@ -121,9 +121,10 @@ impl Entities {
             toml.table("[[entity]]");
             toml.string("name", &entity.name);
             toml.string("owner", &owned(owner, registry));
-            let or = || match entity.keys.as_slice() {
-                [] => "Everything: features that are the same for all.".to_owned(),
-                _ => format!("From Feast's {} of project {}.", entity.feast.join(" and "), registry.project),
+            let or = || match (entity.keys.as_slice(), entity.feast.as_slice()) {
+                ([], _) => "Everything: features that are the same for all.".to_owned(),
+                (_, [one]) => format!("Feast's entity {one} of project {}.", registry.project),
+                (_, more) => format!("Feast's entities {} of project {}.", more.join(", "), registry.project),
             };
             toml.string("description", &described(description, or));
             let keys =
@@ -215,7 +216,8 @@ impl Views {
         let mut toml = Toml::default();
         toml.comment(
             "Their rows lie in Feast's hashes, where Feast goes on to write them. With fresh_for_ms = 0 every request reads \
-             the store, as Feast does; raise it, and rows are answered from the cache for so long.",
+             the store, as Feast does; raise it, and rows are answered from the cache for so long. ttl_s counts: a value \
+             that is too old is EXPIRED, where Feast's Python server hands it out all the same.",
         );
         head.push_str(&toml.text);
         let chunk = |view: &ViewOut| Chunk {
@@ -257,7 +259,7 @@ fn view(draft: Draft, name: String, keys: &Names, entities: &mut Entities) -> Re
             }),
             None => left_out.push(LeftOut {
                 what: format!("feature {:?} of view {:?}", field.name, draft.stored),
-                why: format!("no column holds values of type {}", field.of.as_str_name()),
+                why: no_column(field.of),
             }),
         }
     }
@@ -270,6 +272,12 @@ fn view(draft: Draft, name: String, keys: &Names, entities: &mut Entities) -> Re
 }
 
 impl ViewOut {
+    /// Why a feature of Feast's is not here.
+    pub(super) fn why_not(&self, feature: &str) -> String {
+        let of = self.draft.features().into_iter().find(|field| field.name == feature).map(|field| field.of);
+        of.map_or_else(|| "its view does not have it".to_owned(), no_column)
+    }
+
     fn text(
         &self,
         registry: &Registry,
