@@ -2,10 +2,10 @@
 
     bench_feast.py [--rounds N] [--seconds S] [--out FILE.json]
 
-JSON over HTTP/1.1, asked by wrk in a closed loop. One machine, nothing pinned: servers, Redis and load share its cores,
-as Feast's workers want all of them. What is compared runs turn by turn in every round, and a ratio is the median of the
-rounds' ratios. Every answer is a fresh read from Redis on both sides. Latencies of a closed loop flatter the slow: a
-late answer holds back the requests that would have waited.
+JSON over HTTP/1.1, asked by wrk in a closed loop. One machine, nothing pinned: servers, Redis and load share its
+cores, as Feast's workers want all of them. What is compared runs turn by turn in every round, and a ratio is the
+median of the rounds' ratios. Every answer is a fresh read from Redis on both sides. Latencies of a closed loop
+flatter the slow: a late answer holds back the requests that would have waited.
 """
 
 import argparse
@@ -31,7 +31,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from compare import http
 from exchange import Line
 from repo import NOW, Options, build
-from requests_gen import JSON, Request
+from good_requests import Request
+from odd import JSON
 from servers import REPO, NotStarted, Servers, end_on_sigterm, weir_binary
 
 ENTITIES = 20_000
@@ -72,7 +73,9 @@ def fill(folder):
 def bodies(entities, features):
     rng = random.Random(entities * 1000 + features)
     refs = [f"wide:{name}" for name in FEATURES[:features]]
-    asked = [{"entities": {"driver_id": rng.sample(range(ENTITIES), entities)}, "features": refs} for _ in range(BODIES)]
+    asked = [
+        {"entities": {"driver_id": rng.sample(range(ENTITIES), entities)}, "features": refs} for _ in range(BODIES)
+    ]
     return [json.dumps(body, separators=(",", ":")) for body in asked]
 
 
@@ -101,7 +104,19 @@ class Measured:
         return total / TICKS
 
     def load(self, callers, seconds, file):
-        command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "--timeout", "30s", "-s", SCRIPT, f"{self.server.url}/get-online-features", "--", file]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{callers}",
+            f"-d{seconds}s",
+            "--timeout",
+            "30s",
+            "-s",
+            SCRIPT,
+            f"{self.server.url}/get-online-features",
+            "--",
+            file,
+        ]
         before = self.cpu_s()
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
         cpu = self.cpu_s() - before
@@ -122,7 +137,9 @@ def same_answers(servers, files):
         for one, reply in zip(servers, replies):
             difference = http(replies[0], reply)
             if difference or reply.status != 200:
-                raise SystemExit(f"{one.name} answers {shape} differently ({difference}): {reply.status} {reply.body[:300]}")
+                raise SystemExit(
+                    f"{one.name} answers {shape} differently ({difference}): {reply.status} {reply.body[:300]}"
+                )
 
 
 def bench(work, running, rounds, seconds):
@@ -149,7 +166,11 @@ def bench(work, running, rounds, seconds):
     for number in range(rounds):
         for shape in SHAPES:
             for callers in CALLERS:
-                print(f"\rround {number + 1} of {rounds}: {shape[0]} × {shape[1]}, {callers} callers   ", end="", file=sys.stderr)
+                print(
+                    f"\rround {number + 1} of {rounds}: {shape[0]} × {shape[1]}, {callers} callers   ",
+                    end="",
+                    file=sys.stderr,
+                )
                 for name, one in servers.items():
                     if name == "feast_default" and callers != DEFAULT_ASKED_BY:
                         continue
@@ -168,7 +189,8 @@ def machine():
         "cpu": cpu[1].strip() if cpu else platform.machine(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
-        "weir": version(str(weir_binary()), "--version") + (" (debug build)" if "debug" in str(weir_binary()) else ""),
+        "weir": version(str(weir_binary()), "--version")
+        + (" (debug build)" if "debug" in str(weir_binary()) else ""),
         "feast": metadata.version("feast"),
         "python": platform.python_version(),
         "redis": re.search(r"v=(\S+)", version("redis-server", "--version"))[1],
@@ -181,15 +203,22 @@ def times(ratio):
 
 def table(report):
     """Ratios first, then what is behind them."""
-    lines = ["| entities × features, callers | requests a second, weir ÷ Feast (rounds) | p50, Feast ÷ weir | p99, Feast ÷ weir | CPU a request, Feast ÷ weir | behind it |"]
+    lines = [
+        "| entities × features, callers | requests a second, weir ÷ Feast (rounds) | p50, Feast ÷ weir "
+        "| p99, Feast ÷ weir | CPU a request, Feast ÷ weir | behind it |"
+    ]
     lines.append("|---|---|---|---|---|---|")
     for name, case in report["cases"].items():
         weir, feast = case["weir"], case["feast"]
         over = [ours["rps"] / theirs["rps"] for ours, theirs in zip(weir, feast)]
-        under = {key: statistics.median(theirs[key] / ours[key] for ours, theirs in zip(weir, feast) if ours[key]) for key in ("p50_us", "p99_us", "cpu_us")}
+        under = {
+            key: statistics.median(theirs[key] / ours[key] for ours, theirs in zip(weir, feast) if ours[key])
+            for key in ("p50_us", "p99_us", "cpu_us")
+        }
         middle = lambda runs, key: statistics.median(run[key] for run in runs)
         behind = "; ".join(
-            f"{label} {middle(runs, 'rps'):,.0f} rps, p50 {middle(runs, 'p50_us') / 1e3:.2f} ms, p99 {middle(runs, 'p99_us') / 1e3:.2f} ms"
+            f"{label} {middle(runs, 'rps'):,.0f} rps, p50 {middle(runs, 'p50_us') / 1e3:.2f} ms, "
+            f"p99 {middle(runs, 'p99_us') / 1e3:.2f} ms"
             for label, runs in [("weir", weir), ("Feast", feast)]
         )
         if "feast_default" in case:
@@ -203,7 +232,9 @@ def table(report):
     lines.append("| memory of all processes (PSS) | weir | Feast, 2 workers | Feast, 1 worker |")
     lines.append("|---|---|---|---|")
     for label, taken in [("after some requests", idle), ("after the load", after)]:
-        lines.append(f"| {label} | **{taken['weir']:.0f} MB** | {taken['feast']:.0f} MB | {taken['feast_default']:.0f} MB |")
+        lines.append(
+            f"| {label} | **{taken['weir']:.0f} MB** | {taken['feast']:.0f} MB | {taken['feast_default']:.0f} MB |"
+        )
     return "\n".join(lines)
 
 
@@ -211,7 +242,9 @@ def main():
     parser = argparse.ArgumentParser(description="Measures weir beside the real Feast feature server.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each run")
-    parser.add_argument("--out", type=Path, default=REPO / "target/bench-feast.json", help="everything measured, as JSON")
+    parser.add_argument(
+        "--out", type=Path, default=REPO / "target/bench-feast.json", help="everything measured, as JSON"
+    )
     given = parser.parse_args()
     end_on_sigterm()
     weir_binary()
@@ -225,8 +258,11 @@ def main():
     given.out.write_text(json.dumps(report, indent=1))
     print(table(report))
     facts = report["machine"]
-    print(f"\n{facts['date']}; {facts['cores']} cores of {facts['cpu']}, Linux {facts['kernel']}; {facts['weir']}, Feast {facts['feast']} on "
-          f"Python {facts['python']}, Redis {facts['redis']}, wrk; {report['rounds']} rounds of {report['seconds']} s; {ENTITIES:,} entities.")
+    print(
+        f"\n{facts['date']}; {facts['cores']} cores of {facts['cpu']}, Linux {facts['kernel']}; {facts['weir']}, "
+        f"Feast {facts['feast']} on Python {facts['python']}, Redis {facts['redis']}, wrk; "
+        f"{report['rounds']} rounds of {report['seconds']} s; {ENTITIES:,} entities."
+    )
 
 
 if __name__ == "__main__":

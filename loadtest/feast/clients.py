@@ -33,7 +33,8 @@ from compare import contents, feast_error, stored
 from exchange import Line
 from grpc_calls import Stubs, compared, reads
 from repo import Options, build, copied, copy_data
-from requests_gen import JSON, Request
+from good_requests import Request
+from odd import JSON
 from servers import NotStarted, Servers, end_on_sigterm
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +42,20 @@ SEED = 11
 # Per service and per list of features, each with short and with full names.
 ROWS = 5
 GRPC_CALLS = 60
-SDK_KINDS = {"int64", "int32", "float64", "float32", "bool", "string", "bytes", "time", "uuid", "decimal", "json", "zoned"}
+SDK_KINDS = {
+    "int64",
+    "int32",
+    "float64",
+    "float32",
+    "bool",
+    "string",
+    "bytes",
+    "time",
+    "uuid",
+    "decimal",
+    "json",
+    "zoned",
+}
 # weir answers both of Feast's services; their names are what reflection lists.
 SERVICES = {"GrpcFeatureServer", "feast.serving.ServingService", "grpc.health.v1.Health"}
 
@@ -83,7 +97,9 @@ def outcome(call):
     except Exception as why:
         # Of a 500 the SDK says no more than that it tried again, and at which port.
         message = re.sub(r"port=\d+", "port=…", str(why))
-        error = feast_error(json.dumps({"module": type(why).__module__, "class": type(why).__name__, "message": message}))
+        error = feast_error(
+            json.dumps({"module": type(why).__module__, "class": type(why).__name__, "message": message})
+        )
         return error["class"], error["message"]
 
 
@@ -128,11 +144,19 @@ def sdk(pair, checks):
         "an unknown view": lambda store: store.get_online_features(["no_such_view:x"], row).to_dict(),
         "an unknown feature": lambda store: store.get_online_features(["driver_stats:no"], row).to_dict(),
         "a disabled view": lambda store: store.get_online_features(["disabled:d"], row).to_dict(),
-        "a collision": lambda store: store.get_online_features(["driver_stats:rating", "driver_profile:rating"], row).to_dict(),
-        "a missing key": lambda store: store.get_online_features(["driver_stats:tier"], [{"customer_id": "k1"}]).to_dict(),
+        "a collision": lambda store: store.get_online_features(
+            ["driver_stats:rating", "driver_profile:rating"], row
+        ).to_dict(),
+        "a missing key": lambda store: store.get_online_features(
+            ["driver_stats:tier"], [{"customer_id": "k1"}]
+        ).to_dict(),
         "a null key": lambda store: store.get_online_features(["driver_stats:tier"], [{"driver_id": None}]).to_dict(),
-        "documents": lambda store: store.retrieve_online_documents([0.1, 0.2], 2, ["every_type:f_float32s"]).to_dict(),
-        "documents, version 2": lambda store: store.retrieve_online_documents_v2(["every_type:f_float32s"], 2, [0.1]).to_dict(),
+        "documents": lambda store: store.retrieve_online_documents(
+            [0.1, 0.2], 2, ["every_type:f_float32s"]
+        ).to_dict(),
+        "documents, version 2": lambda store: store.retrieve_online_documents_v2(
+            ["every_type:f_float32s"], 2, [0.1]
+        ).to_dict(),
     }.items():
         both(what, call)
     writes(pair, both, checks)
@@ -141,7 +165,17 @@ def sdk(pair, checks):
 def asked(repo):
     """(what, features or the name of a service, entity rows)"""
     rng = random.Random(SEED)
-    for name in ("drivers", "narrow", "renamed", "journeys", "composite", "odd names", "streams", "logged", "with_disabled"):
+    for name in (
+        "drivers",
+        "narrow",
+        "renamed",
+        "journeys",
+        "composite",
+        "odd names",
+        "streams",
+        "logged",
+        "with_disabled",
+    ):
         service = repo.services[name]
         rows = []
         for n in range(ROWS):
@@ -151,7 +185,15 @@ def asked(repo):
                 row |= {column: stored_row[key] for column, key in mapping.items()}
             rows.append(row)
         yield f"service {name!r}", name, rows
-    for name in ("driver_stats", "customer_stats", "driver_customer", "locations", "every_type", "evolving", "hourly"):
+    for name in (
+        "driver_stats",
+        "customer_stats",
+        "driver_customer",
+        "locations",
+        "every_type",
+        "evolving",
+        "hourly",
+    ):
         view = repo.views[name]
         # The SDK guesses types from JSON and gives up on nested and empty lists, from whatever server they come.
         plain = [feature for feature, kind in view.features.items() if kind in SDK_KINDS]
@@ -162,16 +204,34 @@ def asked(repo):
 def writes(pair, both, checks):
     clients = pair.reference.client(), pair.candidate.client()
     when = pandas.Timestamp("2031-05-06T07:08:09.123456")
-    trips = {"driver_id": [1, 1002], "speed": [1.5, None], "trips": [7, 8], "note": ["a", "é"], "event_timestamp": [when] * 2}
-    pairs = {"driver_id": [1], "customer_id": ["k1"], "score": [0.25], "seen": [1_700_000_000], "event_timestamp": [when]}
+    trips = {
+        "driver_id": [1, 1002],
+        "speed": [1.5, None],
+        "trips": [7, 8],
+        "note": ["a", "é"],
+        "event_timestamp": [when] * 2,
+    }
+    pairs = {
+        "driver_id": [1],
+        "customer_id": ["k1"],
+        "score": [0.25],
+        "seen": [1_700_000_000],
+        "event_timestamp": [when],
+    }
     older = trips | {"event_timestamp": [when - pandas.Timedelta(days=1)] * 2, "trips": [0, 0]}
     newer = trips | {"event_timestamp": [when + pandas.Timedelta(days=1)] * 2, "trips": [9, 9]}
     for what, call in {
         "write_to_online_store": lambda store: store.write_to_online_store("pushed_trips", pandas.DataFrame(trips)),
-        "write_to_online_store of older rows": lambda store: store.write_to_online_store("pushed_trips", pandas.DataFrame(older)),
+        "write_to_online_store of older rows": lambda store: store.write_to_online_store(
+            "pushed_trips", pandas.DataFrame(older)
+        ),
         "push": lambda store: store.push("pushed_trips_push", pandas.DataFrame(newer), to=PushMode.ONLINE),
-        "push to a composite key": lambda store: store.push("pushed_pairs_push", pandas.DataFrame(pairs), to=PushMode.ONLINE),
-        "push to an unknown source": lambda store: store.push("no_such_push", pandas.DataFrame(trips), to=PushMode.ONLINE),
+        "push to a composite key": lambda store: store.push(
+            "pushed_pairs_push", pandas.DataFrame(pairs), to=PushMode.ONLINE
+        ),
+        "push to an unknown source": lambda store: store.push(
+            "no_such_push", pandas.DataFrame(trips), to=PushMode.ONLINE
+        ),
     }.items():
         both(what, call)
         checks.equal(f"Redis after {what}", [], stored(*map(contents, clients)))
@@ -191,7 +251,9 @@ def over_grpc(pair, checks):
         return
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     try:
-        listed = next(reflection_pb2_grpc.ServerReflectionStub(candidate.channel).ServerReflectionInfo(asked, timeout=10))
+        listed = next(
+            reflection_pb2_grpc.ServerReflectionStub(candidate.channel).ServerReflectionInfo(asked, timeout=10)
+        )
         names = {service.name for service in listed.list_services_response.service}
         checks.true(f"reflection lists {sorted(SERVICES)}", SERVICES <= names, sorted(names))
     except grpc.RpcError as why:
@@ -213,21 +275,31 @@ def log(pair, checks):
     if not files or reply.status != 200:
         return
     store = FeatureStore(repo_path=str(pair.candidate.folder))
-    declared = FeatureServiceLoggingSource(store.get_feature_service(service), store.project).get_schema(store.registry)
+    declared = FeatureServiceLoggingSource(store.get_feature_service(service), store.project).get_schema(
+        store.registry
+    )
     found = parquet.read_schema(files[0])
     checks.equal("the log's columns", declared.names, found.names)
     answer = json.loads(reply.body)
     served = dict(zip(answer["metadata"]["feature_names"], (column["values"] for column in answer["results"])))
-    logged = {row["driver_id"]: row for file in files for row in parquet.read_table(file, partitioning=None).to_pylist()}
+    logged = {
+        row["driver_id"]: row for file in files for row in parquet.read_table(file, partitioning=None).to_pylist()
+    }
     checks.equal("the logged entities", sorted(rows), sorted(logged))
     for column, values in served.items():
         for key, value in zip(served["driver_id"], values):
             # JSON spells what is no number as text.
-            value = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value) if column != "driver_stats__tier" else value
+            value = (
+                {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value)
+                if column != "driver_stats__tier"
+                else value
+            )
             checks.equal(f"logged {column} of {key}", comparable(value), comparable(logged.get(key, {}).get(column)))
     # Everything else that Feast does with a log: pulls, writes elsewhere, monitors, validates.
     read = subprocess.run(
-        [sys.executable, HERE / "read_log.py", journal, pair.candidate.folder, service], capture_output=True, text=True
+        [sys.executable, HERE / "read_log.py", journal, pair.candidate.folder, service],
+        capture_output=True,
+        text=True,
     )
     checks.true("Feast reads the log", read.returncode == 0, (read.stdout + read.stderr)[-1500:])
     print(read.stdout.strip())

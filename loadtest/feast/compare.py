@@ -39,7 +39,11 @@ def columns(answer):
     paired = sorted(zip(names, map(text_of, results)))
     views = sorted(map(text_of, answer["metadata"].get("feature_view_metadata", [])))
     rest = {key: value for key, value in answer.items() if key not in ("metadata", "results")}
-    meta = {key: value for key, value in answer["metadata"].items() if key not in ("feature_names", "feature_view_metadata")}
+    meta = {
+        key: value
+        for key, value in answer["metadata"].items()
+        if key not in ("feature_names", "feature_view_metadata")
+    }
     has_views = "feature_view_metadata" in answer["metadata"]
     return text_of([paired, views, has_views, rest, meta])
 
@@ -137,7 +141,7 @@ def deterministic(blob):
 
 
 def stored(reference, candidate):
-    """How two Redis contents differ, as lines: keys, fields, bytes, and remaining times. Both are {key: (hash, ttl)}."""
+    """How two Redis contents, {key: (hash, ttl)} each, differ, as lines: keys, fields, bytes, and remaining times."""
     lines = []
     for key in sorted(reference.keys() | candidate.keys()):
         if key not in candidate or key not in reference:

@@ -1,9 +1,9 @@
-"""Asks the real Feast and weir the same things and counts where they differ: reads, writes and gRPC, over a fixed rich
-repository in several set-ups and over random ones.
+"""Asks the real Feast and weir the same things and counts where they differ: reads, writes and gRPC, over a fixed
+rich repository in several set-ups and over random ones.
 
     differential.py [--requests N] [--seed S] [--only REPO] [--failures FILE]     weir, from $WEIR or target/
     differential.py --self                                        Feast against Feast: is the test itself right?
-    differential.py --only REPO --work DIR --against URL          a server that somebody else starts, in a debugger say
+    differential.py --only REPO --work DIR --against URL          a server that somebody starts by hand
 
 Each side has its own Redis with the same data. Answers, status codes, Feast's own errors and what is in Redis after a
 write must be the same, or the exit code is 1; texts that Python made up for an exception are compared and reported.
@@ -24,9 +24,11 @@ import rich
 import servers
 from compare import ANSWER, FAILING, MESSAGE, STORE, Tally, contents, http, stored
 from exchange import Line
-from grpc_calls import Stubs, columns, compared, reads as grpc_reads, writes as grpc_writes
+from grpc_calls import Stubs, compared, reads as grpc_reads, writes as grpc_writes
 from repo import Options, build, copied, copy_data
-from requests_gen import JSON, Drawn, Request
+from good_requests import Request
+from odd import JSON
+from requests_gen import Drawn
 from servers import Servers, end_on_sigterm
 from writes import DrawnWrites, offline
 
@@ -242,7 +244,9 @@ class Progress:
         self.done += 1
         self.different += is_different
         if self.done % 100 == 0:
-            print(f"\r{self.done} requests, {self.different} different   ({self.label})      ", end="", file=sys.stderr)
+            print(
+                f"\r{self.done} requests, {self.different} different   ({self.label})      ", end="", file=sys.stderr
+            )
 
 
 def run(name, setup, given, tally, progress, notes):
@@ -270,14 +274,17 @@ def report(tally, notes, given, seconds):
     print(f"\r{'':70}\r", end="", file=sys.stderr)
     ways = [*FAILING, MESSAGE]
     rows = {}
-    for (repo, kind), counts in tally.counts.items():
+    for (repo, _), counts in tally.counts.items():
         row = rows.setdefault(repo, dict.fromkeys(["requests", "equal", *ways], 0))
         row["requests"] += counts.total()
         for way, count in counts.items():
             row[way] += count
     print("| repository | compared | equal | " + " | ".join(ways) + " |")
     print("|---" * (3 + len(ways)) + "|")
-    for repo, row in [*rows.items(), ("**all**", {key: sum(r[key] for r in rows.values()) for key in next(iter(rows.values()), {})})]:
+    for repo, row in [
+        *rows.items(),
+        ("**all**", {key: sum(r[key] for r in rows.values()) for key in next(iter(rows.values()), {})}),
+    ]:
         print(f"| {repo} | " + " | ".join(str(row.get(key, 0)) for key in ["requests", "equal", *ways]) + " |")
     by_kind = {}
     for (_, kind), counts in tally.counts.items():
@@ -308,8 +315,12 @@ def arguments():
     parser.add_argument("--failures", type=Path, default=servers.REPO / "target/feast-differences.jsonl")
     parser.add_argument("--keep", type=int, default=DIFFERENCES_SHOWN, help="differences of each sort to write down")
     parser.add_argument("--self", action="store_true", help="compare Feast with Feast")
-    parser.add_argument("--against", metavar="URL", help="compare with a server started by hand on DIR/REPO/candidate")
-    parser.add_argument("--work", type=Path, help="keep repositories, logs and data in this folder, which must be empty")
+    parser.add_argument(
+        "--against", metavar="URL", help="compare with a server started by hand on DIR/REPO/candidate"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="keep repositories, logs and data in this folder, which must be empty"
+    )
     return parser.parse_args()
 
 

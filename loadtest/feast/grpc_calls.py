@@ -7,7 +7,12 @@ import random
 from dataclasses import dataclass
 
 import grpc
-from feast.protos.feast.serving import GrpcServer_pb2, GrpcServer_pb2_grpc, ServingService_pb2, ServingService_pb2_grpc
+from feast.protos.feast.serving import (
+    GrpcServer_pb2,
+    GrpcServer_pb2_grpc,
+    ServingService_pb2,
+    ServingService_pb2_grpc,
+)
 from feast.protos.feast.types.Value_pb2 import Int64List, RepeatedValue, StringList, Value
 from google.protobuf.json_format import MessageToJson
 
@@ -19,8 +24,9 @@ from writes import DrawnWrites
 ANSWER_S_MAX = 30
 # What makes sense without JSON's own mistakes.
 KINDS = {
-    "features", "feature service", "all features of a view", "versions", "odd value", "other entities' keys", "missing key", "ragged columns", "no rows",
-    "odd reference", "repeated reference", "collisions", "unknown name", "disabled view", "unknown column", "both or neither",
+    "features", "feature service", "all features of a view", "versions", "odd value", "other entities' keys",
+    "missing key", "ragged columns", "no rows", "odd reference", "repeated reference", "collisions", "unknown name",
+    "disabled view", "unknown column", "both or neither",
 }  # fmt: skip
 
 
@@ -31,7 +37,10 @@ class Call:
     message: object
 
     def as_json(self):
-        return {"method": self.method, "message": json.loads(MessageToJson(self.message, preserving_proto_field_name=True))}
+        return {
+            "method": self.method,
+            "message": json.loads(MessageToJson(self.message, preserving_proto_field_name=True)),
+        }
 
 
 def typed(value, kind):
@@ -133,7 +142,9 @@ def writes(repo, seed):
             if not is_typed or both:
                 field = value.WhichOneof("val")
                 made.features[name] = "" if field is None else str(getattr(value, field))
-        yield Call("gRPC Push" if is_push else "gRPC WriteToOnlineStore", "Push" if is_push else "WriteToOnlineStore", made)
+        yield Call(
+            "gRPC Push" if is_push else "gRPC WriteToOnlineStore", "Push" if is_push else "WriteToOnlineStore", made
+        )
 
 
 class Stubs:
@@ -164,7 +175,9 @@ def columns(reply):
     if len(names) != len(reply.results):
         return reply.SerializeToString(deterministic=True)
     views = sorted(view.SerializeToString(deterministic=True) for view in reply.metadata.feature_view_metadata)
-    paired = sorted((name, result.SerializeToString(deterministic=True)) for name, result in zip(names, reply.results))
+    paired = sorted(
+        (name, result.SerializeToString(deterministic=True)) for name, result in zip(names, reply.results)
+    )
     return paired, views, reply.status
 
 

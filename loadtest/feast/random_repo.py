@@ -1,11 +1,26 @@
 """Repositories drawn from a seed, for what nobody thought of: names, keys, types, services in any combination."""
 
-
 from values import TYPES, WRITABLE
 
-# Names that are legal in Feast: anything without "@" and ":" for views, anything at all elsewhere. One of them is where
-# another's second version is stored.
-NAMES = ["stats", "user_features", "é", "東京", "v2", "x__y", "a-b", "9lives", "UPPER", "with space", "ß", "🦀", "a.b", "_", "stats_v1"]
+# Names that are legal in Feast: anything without "@" and ":" for views, anything at all elsewhere. One of them is
+# where another's second version is stored.
+NAMES = [
+    "stats",
+    "user_features",
+    "é",
+    "東京",
+    "v2",
+    "x__y",
+    "a-b",
+    "9lives",
+    "UPPER",
+    "with space",
+    "ß",
+    "🦀",
+    "a.b",
+    "_",
+    "stats_v1",
+]
 KEY_NAMES = ["id", "ID", "user_id", "a", "Z", "é_id", "東", "id_2", "b__c", "key with space"]
 FEATURE_NAMES = ["a", "b", "c", "A", "rate", "naïve", "x:y", "x__y", "値", "f 1", "__f", "n0", "id", "event"]
 KEY_KINDS = [*["int64", "string"] * 4, *["int32", "time"] * 2, "bytes"]
@@ -23,7 +38,12 @@ def describe(draft):
     for name in rng.sample(NAMES, rng.randint(3, 8)):
         draw_service(draft, name)
     for name in list(draft.views):
-        if rng.random() < 0.25 and draft.views[name].serves and draft.views[name].keys and not draft.views[name].push_source:
+        if (
+            rng.random() < 0.25
+            and draft.views[name].serves
+            and draft.views[name].keys
+            and not draft.views[name].push_source
+        ):
             # The types of untyped entities would have to be said again, so those views stay as they are.
             if all(draft.entities[entity][0].value_type.value for entity in draft.objects[name].entities):
                 draft.again(name, features(rng, TYPES, draft.views[name].keys))

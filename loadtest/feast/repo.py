@@ -67,6 +67,8 @@ class Service:
     name: str
     parts: list
     is_precomputed: bool = False
+    # One of its views is computed on demand.
+    needs_python: bool = False
 
 
 @dataclass
@@ -120,7 +122,7 @@ def settings(options, connection):
 
 
 class Draft:
-    """What a repository will hold. Sources, entities and views are made here so that a description reads as a list."""
+    """What a repository will hold. Sources, entities and views are made here, so a description reads as a list."""
 
     def __init__(self, folder, options, seed):
         self.folder, self.options, self.random = Path(folder), options, random.Random(seed)
@@ -167,7 +169,10 @@ class Draft:
         if made is None:
             schema = [Field(name=feature, dtype=TYPES[kind][0]) for feature, kind in features.items()]
             declared = [e for e in entities if self.entities[e][0].value_type.value == 0]
-            schema += [Field(name=self.entities[e][0].join_key, dtype=KEYS[kinds[self.entities[e][0].join_key]][0]) for e in declared]
+            schema += [
+                Field(name=self.entities[e][0].join_key, dtype=KEYS[kinds[self.entities[e][0].join_key]][0])
+                for e in declared
+            ]
             source = self.source(name, field_mapping=mapping or {})
             if is_pushed:
                 source = PushSource(name=f"{name}_push", batch_source=source)
@@ -223,7 +228,9 @@ def fill(store, view, declared, rng, start):
     for n, row in enumerate(view.rows):
         keys = row or {"__dummy_id": ""}
         kinds = view.keys or {"__dummy_id": "string"}
-        entity = EntityKey(join_keys=list(keys), entity_values=[KEYS[kinds[key]][1](value) for key, value in keys.items()])
+        entity = EntityKey(
+            join_keys=list(keys), entity_values=[KEYS[kinds[key]][1](value) for key, value in keys.items()]
+        )
         values = {name: stored(kind, rng) for name, kind in view.features.items()}
         # A row that lacks features: written before they were added.
         if rng.random() < 0.1:
@@ -294,7 +301,13 @@ def build(folder, connection, options, describe, seed):
     for name, view in draft.views.items():
         if name in draft.objects and name not in draft.tables:
             first = replace(view, features=features_of(draft.objects[name]))
-            fill(store, first, store.registry.get_any_feature_view(name, options.project), rng, NOW - timedelta(hours=6))
+            fill(
+                store,
+                first,
+                store.registry.get_any_feature_view(name, options.project),
+                rng,
+                NOW - timedelta(hours=6),
+            )
     for number, (made, view) in enumerate(draft.rounds):
         store.apply([made])
         declared = store.registry.get_any_feature_view(view.name, options.project)
@@ -326,4 +339,5 @@ def seen_by_callers(made, draft):
         view = draft.views.get(projection.name)
         if view:
             parts.append(({projection.join_key_map.get(key, key): key for key in view.keys}, view.name))
-    return Service(made.name, parts, made.precompute_online)
+    needs_python = any(projection.name in draft.on_demand for projection in made.feature_view_projections)
+    return Service(made.name, parts, made.precompute_online, needs_python)

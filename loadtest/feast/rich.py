@@ -1,4 +1,4 @@
-"""The fixed repository of the differential test: at least one of everything that Feast can declare and a Redis can hold."""
+"""The fixed repository of the differential test: at least one of everything that Feast can declare and Redis hold."""
 
 import math
 from datetime import timedelta
@@ -51,10 +51,23 @@ def entities(draft):
 
 
 def single_keys(draft):
-    numbers = {"conv_rate": "float64", "acc_rate": "float32", "avg_daily_trips": "int64", "rating": "int32", "tier": "string"}
+    numbers = {
+        "conv_rate": "float64",
+        "acc_rate": "float32",
+        "avg_daily_trips": "int64",
+        "rating": "int32",
+        "tier": "string",
+    }
     draft.view("driver_stats", ["driver"], numbers, count=40, tags={"team": "drivers"}, owner="a@example.com")
-    draft.view("driver_profile", ["driver"], {"name": "string", "is_active": "bool", "rating": "float64"}, mapping={"nm": "name"})
-    draft.view("customer_stats", ["customer"], {"orders": "int64", "spend": "float64", "tier": "string", "last_seen": "time"})
+    draft.view(
+        "driver_profile",
+        ["driver"],
+        {"name": "string", "is_active": "bool", "rating": "float64"},
+        mapping={"nm": "name"},
+    )
+    draft.view(
+        "customer_stats", ["customer"], {"orders": "int64", "spend": "float64", "tier": "string", "last_seen": "time"}
+    )
     draft.view("shop_stats", ["shop_id"], {"orders": "int64", "open": "bool", "rating": "float32"})
     draft.view("blob_stats", ["blob"], {"size": "int64", "kind": "string"})
     draft.view("hourly", ["hour"], {"visits": "int64", "load": "float64"})
@@ -65,11 +78,17 @@ def single_keys(draft):
     draft.view("codes_as_numbers", ["code"], {"c1": "int64"}, key_kinds={"code": "int64"})
     draft.view("codes_as_text", ["code"], {"c2": "string"}, key_kinds={"code": "string"})
     # A feature that has the name of another view's join key, one with a colon, one with underscores, unicode.
-    draft.view("Δ-größe", ["customer"], {"driver_id": "int64", "a:b": "int64", "x__y": "float64", "größe": "string", "空 格": "int32"})
+    draft.view(
+        "Δ-größe",
+        ["customer"],
+        {"driver_id": "int64", "a:b": "int64", "x__y": "float64", "größe": "string", "空 格": "int32"},
+    )
 
 
 def composite_keys(draft):
-    draft.view("driver_customer", ["driver", "customer"], {"trips_together": "int64", "affinity": "float64"}, count=30)
+    draft.view(
+        "driver_customer", ["driver", "customer"], {"trips_together": "int64", "affinity": "float64"}, count=30
+    )
     draft.view("area_zone_zeta", ["zone", "area", "Zeta"], {"density": "float64", "label": "string"}, count=30)
     draft.view("shop_hour", ["shop_id", "hour"], {"sales": "int64"}, count=20)
     draft.view("nobody", [], {"global_mean": "float64", "release": "string"}, count=1)
@@ -78,7 +97,12 @@ def composite_keys(draft):
 
 def every_type(draft):
     draft.view("every_type", ["customer"], {f"f_{kind}": kind for kind in TYPES}, count=60)
-    draft.view("numbers", ["driver"], {f"n_{kind}": kind for kind in ("float64", "float32", "int64", "int32", "float64s", "float32s")}, count=80)
+    draft.view(
+        "numbers",
+        ["driver"],
+        {f"n_{kind}": kind for kind in ("float64", "float32", "int64", "int32", "float64s", "float32s")},
+        count=80,
+    )
 
 
 def ages_and_switches(draft):
@@ -92,20 +116,29 @@ def ages_and_switches(draft):
     # Feast serves views in no state and those that are available, and refuses the others.
     for state in ("AVAILABLE_ONLINE", "CREATED", "GENERATED", "MATERIALIZING"):
         name = f"in_state_{state.lower()}"
-        draft.view(name, ["driver"], {"g": "int64"}, serves=state == "AVAILABLE_ONLINE").state = FeatureViewState[state]
+        draft.view(name, ["driver"], {"g": "int64"}, serves=state == "AVAILABLE_ONLINE").state = FeatureViewState[
+            state
+        ]
     # One that Feast itself brings from a file into the store, holes and all.
     count = 12
     draft.tables["materialized"] = pyarrow.table(
         {
             "driver_id": pyarrow.array([1001 + n for n in range(count)], pyarrow.int64()),
-            "event_timestamp": pyarrow.array([NOW - timedelta(minutes=n) for n in range(count)], pyarrow.timestamp("us", "UTC")),
+            "event_timestamp": pyarrow.array(
+                [NOW - timedelta(minutes=n) for n in range(count)], pyarrow.timestamp("us", "UTC")
+            ),
             "m_float": pyarrow.array([math.nan, None, *[n / 7 for n in range(count - 2)]], pyarrow.float64()),
             "m_int": pyarrow.array([None, 2**62, *range(count - 2)], pyarrow.int64()),
             "m_text": pyarrow.array([None, "", *["é"] * (count - 2)], pyarrow.string()),
             "m_floats": pyarrow.array([None, [], *[[0.1, math.nan]] * (count - 2)], pyarrow.list_(pyarrow.float32())),
         }
     )
-    draft.view("materialized", ["driver"], {"m_float": "float64", "m_int": "int64", "m_text": "string", "m_floats": "float32s"}, count=count)
+    draft.view(
+        "materialized",
+        ["driver"],
+        {"m_float": "float64", "m_int": "int64", "m_text": "string", "m_floats": "float32s"},
+        count=count,
+    )
 
 
 def pushed(draft):
@@ -120,7 +153,13 @@ def pushed(draft):
         features = {f"{name}_n": "int64", "both": "string"}
         made = plain_view(draft, name, ["driver"], features, shared)
         draft.view(name, ["driver"], features, is_pushed=True, made=made)
-    mapped = FileSource(name="mapped_source", path=str(draft.folder / "data/mapped.parquet"), timestamp_field="when", created_timestamp_column="made_at", field_mapping={"nr": "number"})
+    mapped = FileSource(
+        name="mapped_source",
+        path=str(draft.folder / "data/mapped.parquet"),
+        timestamp_field="when",
+        created_timestamp_column="made_at",
+        field_mapping={"nr": "number"},
+    )
     features = {"number": "int64", "word": "string"}
     made = plain_view(draft, "mapped", ["driver"], features, PushSource(name="mapped_push", batch_source=mapped))
     draft.view("mapped", ["driver"], features, is_pushed=True, made=made)
@@ -161,7 +200,7 @@ def plain_view(draft, name, entities, features, source):
 
 
 def versions(draft):
-    """Three versions of one view and two of another. Without versioning in the store, each overlays the one before."""
+    """Three versions of one view, two of another. Without versioning in the store each overlays the one before."""
     draft.view("evolving", ["driver"], {"v_trips": "int64", "v_rate": "float64"}, count=15)
     draft.again("evolving", {"v_trips": "int64", "v_rate": "float32", "v_name": "string"})
     draft.again("evolving", {"v_trips": "string", "v_name": "string"})
@@ -181,7 +220,11 @@ def services(draft):
     draft.service("drivers", view["driver_stats"], view["driver_profile"][["name", "is_active"]])
     draft.service("narrow", view["driver_stats"][["acc_rate"]])
     draft.service("two_tiers", view["driver_stats"][["tier"]], view["customer_stats"][["tier", "orders"]])
-    draft.service("renamed", view["driver_stats"][["rating"]].with_name("stats_now"), view["driver_profile"][["rating"]].with_name("profil é"))
+    draft.service(
+        "renamed",
+        view["driver_stats"][["rating"]].with_name("stats_now"),
+        view["driver_profile"][["rating"]].with_name("profil é"),
+    )
     locations = view["locations"]
     origin = locations.with_name("origin").with_join_key_map({"location_id": "origin_id"})
     destination = locations.with_name("destination").with_join_key_map({"location_id": "destination_id"})
@@ -208,7 +251,12 @@ def services(draft):
     draft.precomputed.append("precomputed")
     draft.service("never_precomputed", view["driver_stats"][["tier"]], precompute_online=True)
     destination = FileLoggingDestination(path=str(draft.folder / "data/logs"))
-    draft.service("logged", view["driver_stats"], view["driver_profile"][["name"]], logging_config=LoggingConfig(destination=destination, sample_rate=1.0))
+    draft.service(
+        "logged",
+        view["driver_stats"],
+        view["driver_profile"][["name"]],
+        logging_config=LoggingConfig(destination=destination, sample_rate=1.0),
+    )
 
 
 def on_demand(draft):

@@ -241,5 +241,7 @@ def weir_binary():
         if "--feast" in known.stdout + known.stderr:
             return place
     if there:
-        raise SystemExit(f"no `serve --feast` in {' or '.join(map(str, there))}: build anew, or name a binary in WEIR")
+        raise SystemExit(
+            f"no `serve --feast` in {' or '.join(map(str, there))}: build anew, or name a binary in WEIR"
+        )
     raise SystemExit(f"no weir at {' or '.join(map(str, places))}: cargo build --release -p weir")

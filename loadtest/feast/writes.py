@@ -8,7 +8,8 @@ import json
 import random
 from datetime import datetime, timedelta, timezone
 
-from requests_gen import JSON, Request, in_json
+from good_requests import Request, in_json
+from odd import JSON
 from values import WRITABLE, key_values, python_of
 
 PUSH, WRITE = "/push", "/write-to-online-store"
@@ -27,7 +28,20 @@ ODD = {
     "uuid": ["no uuid", "", 5, None],
     "decimal": ["x", "", 1, 1.5, 0, None],
     "json": ["{bad", "", {"a": 1}, {"a": [1]}, [1, 2], 5, True, 1.5, {}, [], None],
-    "map": ["{bad", "[1]", "", {"a": 1}, {"a": {"b": [1, 2]}}, [1], 5, {}, {"a": None}, '{"a":null,"b":[1,"x"]}', '{"a":[]}', None],
+    "map": [
+        "{bad",
+        "[1]",
+        "",
+        {"a": 1},
+        {"a": {"b": [1, 2]}},
+        [1],
+        5,
+        {},
+        {"a": None},
+        '{"a":null,"b":[1,"x"]}',
+        '{"a":[]}',
+        None,
+    ],
     "struct": ["{bad", "[1]", {"a": 1}, 5, [1], {}, "5", None],
     "int32s": [[], [1, None], [None], ["1"], [1.5], None, 1, "abc", [2**31], [[1]], [True]],
     "int64s": [[], [1, None], [None], ["1"], [1.5], None, 1, [2**63], [True], [1, 2.0]],
@@ -41,8 +55,11 @@ ODD = {
 }
 ODD_KEYS = [None, True, 1.0, 1.5, "1", "x", "", 2**31, 2**63, [1], {}, 0, -1]
 # What a producer's language prints, and what it should not.
-ODD_TIMES = ["2033-01-01", "2034-01-03 01:02:03", "01/04/2035", "2033-01-01T00:00:00.123456789", "2033-01-01T00:00:00+05:30", "2033-01-01T00:00:00Z",
-             "zz", "", None, 1956528003, 1956528003123456789, 1.5, "2033-13-01", True, "1700000000", "9999-12-31", "1969-12-31T23:59:59.5Z", []]  # fmt: skip
+ODD_TIMES = [
+    "2033-01-01", "2034-01-03 01:02:03", "01/04/2035", "2033-01-01T00:00:00.123456789", "2033-01-01T00:00:00+05:30",
+    "2033-01-01T00:00:00Z", "zz", "", None, 1956528003, 1956528003123456789, 1.5, "2033-13-01", True, "1700000000",
+    "9999-12-31", "1969-12-31T23:59:59.5Z", [],
+]  # fmt: skip
 WRONG_FIELDS = [
     ("df", [None, [], "x", 1]),
     ("allow_registry_cache", ["x", None, 2]),
@@ -69,8 +86,8 @@ class DrawnWrites:
         self.now = START
         self.kinds = [
             (20, self.good), (6, self.many), (6, self.late), (6, self.twice), (6, self.nulls), (5, self.missing),
-            (12, self.odd_value), (4, self.odd_key), (5, self.odd_time), (3, self.extra), (3, self.ragged), (3, self.shapes),
-            (4, self.wrong_field), (2, self.unknown), (1, self.malformed),
+            (12, self.odd_value), (4, self.odd_key), (5, self.odd_time), (3, self.extra), (3, self.ragged),
+            (3, self.shapes), (4, self.wrong_field), (2, self.unknown), (1, self.malformed),
         ]  # fmt: skip
 
     def __iter__(self):
@@ -133,7 +150,9 @@ class DrawnWrites:
     def late(self):
         """Rows that are older than what is stored, or exactly as old."""
         view = self.view()
-        when = self.random.choice([START - timedelta(days=2000), self.now, datetime(1970, 1, 1, tzinfo=timezone.utc), START])
+        when = self.random.choice(
+            [START - timedelta(days=2000), self.now, datetime(1970, 1, 1, tzinfo=timezone.utc), START]
+        )
         before = self.now
         request = self.request("late write", view, self.columns(view, 2, when))
         self.now = before
@@ -195,7 +214,9 @@ class DrawnWrites:
     def extra(self):
         view = self.view()
         df = self.columns(view, 2)
-        df["no_such_column"] = self.random.choice([[1, 2], ["a", None], [1, "a"], [{"a": 1}, {"b": 2}], [[1], [2]], [None, None]])
+        df["no_such_column"] = self.random.choice(
+            [[1, 2], ["a", None], [1, "a"], [{"a": 1}, {"b": 2}], [[1], [2]], [None, None]]
+        )
         return self.request("write with an extra column", view, df)
 
     def ragged(self):
@@ -234,18 +255,28 @@ class DrawnWrites:
 
     def unknown(self):
         view = self.view()
-        name = self.random.choice(["no_such_thing", view.name, *self.repo.on_demand, "labels", "kafka", *self.repo.services])
+        name = self.random.choice(
+            ["no_such_thing", view.name, *self.repo.on_demand, "labels", "kafka", *self.repo.services]
+        )
         body = {"df": self.columns(view, 1), "feature_view_name": name, "push_source_name": name}
         # A view's own name is no push source, but it is a view.
         return Request("write to something else", json.dumps(body).encode(), PUSH)
 
     def malformed(self):
-        return Request("malformed write", self.random.choice([b"", b"{", b"null", b"[]", b"\xff"]), self.random.choice([PUSH, WRITE]), headers=dict(JSON))
+        return Request(
+            "malformed write",
+            self.random.choice([b"", b"{", b"null", b"[]", b"\xff"]),
+            self.random.choice([PUSH, WRITE]),
+            headers=dict(JSON),
+        )
 
 
 def offline(repo):
     """Writes that also or only go to the offline store, of which weir has none: compared with nobody."""
-    view = next((view for view in repo.views.values() if view.push_source and set(view.features.values()) <= set(WRITABLE)), None)
+    view = next(
+        (view for view in repo.views.values() if view.push_source and set(view.features.values()) <= set(WRITABLE)),
+        None,
+    )
     if not view:
         return []
     df = DrawnWrites(repo, "offline").columns(view, 1)
