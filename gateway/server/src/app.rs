@@ -104,8 +104,8 @@ impl App {
         let public_door = tokio::spawn(doors::serve(public, public_routes, until(Stage::Draining), config.drain));
         let admin_door =
             tokio::spawn(doors::serve(operators, admin_routes.into(), until(Stage::Drained), config.drain));
+        let registry = tokio::spawn(feast::keep(Arc::clone(&reloader)));
         let watcher = tokio::spawn(reloader.watch());
-        let registry = tokio::spawn(feast::keep(Arc::clone(&gateway)));
         tracing::info!(%listen, %admin, catalog_version = &*gateway.snapshot().catalog.version, "serving");
         Ok(Self { gateway, config, listen, admin, ready, stop, public_door, admin_door, watcher, registry })
     }

@@ -11,7 +11,7 @@ use weir_domain::catalog::{Mistake, Place};
 use weir_store::Store;
 use weir_transform::Engine;
 
-use crate::config::{Config, StoreUrl};
+use crate::config::{CatalogFrom, Config, StoreUrl};
 use crate::feast::Feast;
 use crate::gateway::Gateway;
 use crate::load;
@@ -36,6 +36,11 @@ impl Reloader {
 
     pub(crate) fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// Whether the catalog is made from a Feast registry.
+    pub(crate) fn is_of_feast(&self) -> bool {
+        self.config.catalog == CatalogFrom::Feast
     }
 
     /// Reads everything anew; returns the new catalog's version, or every mistake.

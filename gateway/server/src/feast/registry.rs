@@ -10,7 +10,7 @@ use weir_feast::{Registry, Repo};
 
 use super::FeastConfig;
 use crate::config::unreadable;
-use crate::gateway::Gateway;
+use crate::reload::Reloader;
 use crate::snapshot::chain;
 
 /// The name of the file with what is not in the registry.
@@ -49,8 +49,10 @@ pub(crate) fn read(config: &FeastConfig, repo: &Repo) -> Result<Registry, Vec<Mi
     })
 }
 
-/// Reads the registry again whenever its file has changed; with a registry it never returns.
-pub(crate) async fn keep(gateway: Arc<Gateway>) {
+/// Reads the registry again whenever its file has changed; with a registry it never returns. Where the native catalog is
+/// made from it, that is made anew.
+pub(crate) async fn keep(reloader: Arc<Reloader>) {
+    let gateway = reloader.gateway();
     let Some(feast) = gateway.feast.clone() else { return };
     let path = registry_file(&feast.config, &feast.repo);
     let mut seen = stamp(&path);
@@ -69,8 +71,13 @@ pub(crate) async fn keep(gateway: Arc<Gateway>) {
         match read {
             Ok(Ok(registry)) => {
                 feast.replace(registry);
-                gateway.metrics.reloaded("ok");
                 tracing::info!("the Feast registry was read again");
+                if reloader.is_of_feast() {
+                    // Its outcome is logged and counted.
+                    let _ = reloader.reload().await;
+                } else {
+                    gateway.metrics.reloaded("ok");
+                }
             }
             Ok(Err(mistakes)) => {
                 gateway.metrics.reloaded("refused");
