@@ -45,6 +45,17 @@ pub struct Column<'a> {
     pub found: &'a [Found<'a>],
 }
 
+/// A column that was computed here: values without an event time.
+#[derive(Clone, Debug)]
+pub struct ComputedColumn {
+    /// Its name.
+    pub name: String,
+    /// By row.
+    pub values: Vec<Value>,
+    /// By row.
+    pub statuses: Vec<FieldStatus>,
+}
+
 /// Everything that an answer is written from.
 #[derive(Debug)]
 pub struct Answer<'a> {
@@ -54,8 +65,8 @@ pub struct Answer<'a> {
     pub rows: &'a Rows,
     /// By read.
     pub columns: &'a [Column<'a>],
-    /// Values that were computed here, by column.
-    pub computed: &'a [(String, Vec<Value>)],
+    /// What was computed here.
+    pub computed: &'a [ComputedColumn],
     /// The metadata list the views and their versions.
     pub with_versions: bool,
     /// What statuses say.
@@ -103,7 +114,7 @@ impl<'a> Answer<'a> {
         echoed
             .map(|(name, _)| name.as_str())
             .chain(read.map(String::as_str))
-            .chain(computed.map(|(name, _)| name.as_str()))
+            .chain(computed.map(|column| column.name.as_str()))
     }
 
     /// Views with their versions, the first of a name.

@@ -25,14 +25,14 @@ pub(crate) fn answer(answer: &Answer<'_>) -> Vec<u8> {
     let mut is_first = true;
     for (_, values) in &answer.rows.echoed {
         separate(&mut out, &mut is_first);
-        given(&mut out, values);
+        given(&mut out, values, |_| FieldStatus::Present);
     }
     for (read, column) in answer.lookup.reads.iter().zip(answer.columns) {
         read_columns(&mut out, answer, read, column, &mut is_first);
     }
-    for (_, values) in answer.computed {
+    for column in answer.computed {
         separate(&mut out, &mut is_first);
-        given(&mut out, values);
+        given(&mut out, &column.values, |row| column.statuses.get(row).copied().unwrap_or_default());
     }
     out.extend_from_slice(b"],\"metadata\":{\"feature_names\":[");
     for (i, name) in answer.names().enumerate() {
@@ -59,7 +59,7 @@ pub(crate) fn answer(answer: &Answer<'_>) -> Vec<u8> {
 }
 
 /// Columns that came with the request, or were computed: they have no time.
-fn given(out: &mut Vec<u8>, values: &[Value]) {
+fn given(out: &mut Vec<u8>, values: &[Value], status_of: impl Fn(usize) -> FieldStatus) {
     out.extend_from_slice(b"{\"values\":[");
     for (i, value) in values.iter().enumerate() {
         comma(out, i);
@@ -68,7 +68,7 @@ fn given(out: &mut Vec<u8>, values: &[Value]) {
     out.extend_from_slice(b"],\"statuses\":[");
     for i in 0..values.len() {
         comma(out, i);
-        out.extend_from_slice(b"\"PRESENT\"");
+        status(out, status_of(i));
     }
     out.push(b']');
     if !values.is_empty() {

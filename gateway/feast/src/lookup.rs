@@ -11,7 +11,8 @@ use weir_proto::feast::core::FeatureViewState;
 use weir_proto::feast::types::value_type::Enum as ValueType;
 
 use crate::raised::Raised;
-use crate::registry::{DUMMY_ENTITY, Projection, Registry, View, ViewKind};
+use crate::reference::{Reference, Version, collisions};
+use crate::registry::{DUMMY_ENTITY, Field, Projection, Registry, View, ViewKind};
 
 /// How the registry's views are served.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +51,7 @@ pub struct Lookup {
     /// One for each view (and alias), in the order of the answer's columns.
     pub reads: Vec<ViewRead>,
     /// On-demand views whose values are asked for.
-    pub computed: Vec<Arc<View>>,
+    pub computed: Vec<Computed>,
     /// The feature service, if one was asked for.
     pub service: Option<String>,
     /// Columns that the request must bring for them.
@@ -65,6 +66,15 @@ pub struct Lookup {
     pub(crate) expected: Vec<String>,
     /// A view without an entity is among them.
     pub(crate) entityless: bool,
+}
+
+/// An on-demand view's part.
+#[derive(Debug)]
+pub struct Computed {
+    /// The view.
+    pub view: Arc<View>,
+    /// Its features that are asked for, with the name of each one's column.
+    pub outputs: Vec<(Field, String)>,
 }
 
 /// One view's part.
@@ -84,65 +94,6 @@ pub struct ViewRead {
     pub(crate) join_keys: Vec<String>,
     /// Column of the request → join key.
     pub(crate) renamed: HashMap<String, String>,
-}
-
-/// A reference, taken apart.
-#[derive(Clone, Debug, PartialEq)]
-struct Reference {
-    view: String,
-    version: Option<Version>,
-    feature: String,
-}
-
-/// Python's integers have no end; what no registry can hold is kept as its digits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Version(String);
-
-impl Version {
-    fn number(&self) -> Option<i32> {
-        self.0.parse().ok()
-    }
-}
-
-impl Reference {
-    fn parse(text: &str) -> Result<Self, Raised> {
-        let Some((view, feature)) = text.split_once(':') else {
-            return Err(Raised::value(format!(
-                "Invalid feature reference '{text}'. Expected format: '<feature_view>:<feature>' or '<feature_view>@<version>:<feature>'"
-            )));
-        };
-        let (view, version) = match view.split_once('@') {
-            None => (view, None),
-            Some((name, version)) if version.is_empty() || version.eq_ignore_ascii_case("latest") => (name, None),
-            Some((name, version)) => match version.strip_prefix(['v', 'V']).and_then(digits) {
-                Some(version) => (name, Some(Version(version))),
-                // Not a version at all: then the whole is the name.
-                None => (view, None),
-            },
-        };
-        Ok(Self { view: view.to_owned(), version, feature: feature.to_owned() })
-    }
-
-    /// What a view goes by in a request.
-    fn view_key(&self) -> String {
-        self.version.as_ref().map_or_else(|| self.view.clone(), |v| format!("{}@v{}", self.view, v.0))
-    }
-}
-
-/// `\d+$` as Python reads it, without leading zeros.
-fn digits(text: &str) -> Option<String> {
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let digits: Option<String> = text.chars().map(decimal_digit).collect();
-    let digits = digits.filter(|d| !d.is_empty())?;
-    let trimmed = digits.trim_start_matches('0');
-    Some(if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() })
-}
-
-/// The decimal digits of the scripts that are seen in the field: ASCII, full width, Arabic, Devanagari.
-fn decimal_digit(c: char) -> Option<char> {
-    let zeros = ['0', '\u{ff10}', '\u{660}', '\u{6f0}', '\u{966}'];
-    let value = zeros.iter().find_map(|zero| (c as u32).checked_sub(*zero as u32).filter(|d| *d < 10))?;
-    char::from_digit(value, 10)
 }
 
 /// A view as one request uses it.
@@ -264,9 +215,8 @@ impl Lookup {
                 add(index, &reference.feature, true);
             } else if let Some(index) = find(computed, &key) {
                 let used = &computed[index];
-                if !used.projection.features.iter().any(|f| f.name == reference.feature) {
-                    return Err(no_feature(&reference.feature, &key));
-                }
+                let field = used.projection.features.iter().find(|f| f.name == reference.feature);
+                let field = field.ok_or_else(|| no_feature(&reference.feature, &key))?;
                 let on_demand = used.view.computed();
                 for input in on_demand.iter().flat_map(|o| &o.inputs) {
                     for feature in &input.features {
@@ -276,8 +226,11 @@ impl Lookup {
                     }
                 }
                 self.request_data.extend(on_demand.iter().flat_map(|o| &o.request).map(|f| f.name.clone()));
-                if !self.computed.iter().any(|view| Arc::ptr_eq(view, &used.view)) {
-                    self.computed.push(Arc::clone(&used.view));
+                let output = (field.clone(), column(&key, &field.name, full_names));
+                match self.computed.iter_mut().find(|computed| Arc::ptr_eq(&computed.view, &used.view)) {
+                    Some(known) if known.outputs.contains(&output) => {}
+                    Some(known) => known.outputs.push(output),
+                    None => self.computed.push(Computed { view: Arc::clone(&used.view), outputs: vec![output] }),
                 }
             } else {
                 let message = format!("Feature view {key} does not exist");
@@ -301,11 +254,8 @@ fn read(
     full_names: bool,
     options: &Options,
 ) -> ViewRead {
-    let column = |(name, is_asked): &(String, bool)| {
-        let full = || format!("{}__{name}", used.key);
-        is_asked.then(|| if full_names { full() } else { name.clone() })
-    };
-    let columns = features.iter().map(column).collect();
+    let columns = features.iter().map(|(name, is_asked)| is_asked.then(|| column(&used.key, name, full_names)));
+    let columns = columns.collect();
     let features: Vec<String> = features.into_iter().map(|(name, _)| name).collect();
     let hash = HashRead::new(
         &options.name_of(&used.view, used.projection.version.unwrap_or(used.version)),
@@ -324,6 +274,11 @@ fn read(
         join_keys: keys.collect(),
         renamed: used.projection.join_key_map.iter().map(|(key, column)| (column.clone(), key.clone())).collect(),
     }
+}
+
+/// What the column of a feature is called.
+fn column(view_key: &str, feature: &str, full_names: bool) -> String {
+    if full_names { format!("{view_key}__{feature}") } else { feature.to_owned() }
 }
 
 /// How many fields the hash of an entity has when all views of that entity are written.
@@ -485,41 +440,4 @@ fn comparable(projections: &[Projection]) -> Result<(), Raised> {
         }
     }
     Ok(())
-}
-
-fn collisions(refs: &[String], parsed: &[Reference], full_names: bool) -> Result<(), Raised> {
-    let mut seen = HashMap::new();
-    let mut names: Vec<&str> = Vec::new();
-    for (text, reference) in refs.iter().zip(parsed) {
-        let name = if full_names { text.as_str() } else { reference.feature.as_str() };
-        let count = seen.entry(name).or_insert(0);
-        *count += 1;
-        if *count == 2 {
-            names.push(name);
-        }
-    }
-    if names.is_empty() {
-        return Ok(());
-    }
-    let (collided, advice): (Vec<String>, &str) = if full_names {
-        (
-            names.iter().map(|n| n.replace(':', "__")).collect(),
-            "To resolve this collision, please ensure that the feature views or their own features have different names. If you're intentionally joining the same feature view twice on different sets of entities, please rename one of the feature views with '.with_name'.",
-        )
-    } else {
-        let ends = |text: &&String| names.iter().any(|n| text.ends_with(&format!(":{n}")));
-        let second = |text: &String| text.split(':').nth(1).unwrap_or_default().to_owned();
-        (
-            refs.iter().filter(ends).map(second).collect(),
-            "To resolve this collision, either use the full feature name by setting 'full_feature_names=True', or ensure that the features in question have different names.",
-        )
-    };
-    let mut unique = Vec::new();
-    collided.into_iter().for_each(|name| {
-        if !unique.contains(&name) {
-            unique.push(name)
-        }
-    });
-    let message = format!("Duplicate features named {} found.\n{advice}", unique.join(", "));
-    Err(Raised { class: crate::Class::Feast("FeatureNameCollisionError", 500), message })
 }

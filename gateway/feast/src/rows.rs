@@ -46,6 +46,11 @@ impl Lookup {
         self.entity_types.get(column).copied().unwrap_or(ValueType::Invalid)
     }
 
+    /// Whether on-demand views compute from this column of the request.
+    pub fn is_request_data(&self, column: &str) -> bool {
+        self.request_data.contains(column)
+    }
+
     /// Binds the columns of a request, each already of its type.
     pub fn bind(&self, columns: Vec<(&str, Vec<Value>)>, naming: &Naming) -> Result<Rows, Raised> {
         let count = columns.first().map(|(_, values)| values.len());

@@ -30,26 +30,27 @@ pub(crate) fn answer(answer: &Answer<'_>) -> Vec<u8> {
     field(&mut out, METADATA, &metadata.encode_to_vec());
     let mut vector = Vec::new();
     for (_, values) in &answer.rows.echoed {
-        given(&mut vector, values);
+        given(&mut vector, values, |_| FieldStatus::Present);
         field(&mut out, RESULTS, &vector);
     }
     for (read, column) in answer.lookup.reads.iter().zip(answer.columns) {
         read_columns(&mut out, answer, read, column);
     }
-    for (_, values) in answer.computed {
-        given(&mut vector, values);
+    for column in answer.computed {
+        given(&mut vector, &column.values, |row| column.statuses.get(row).copied().unwrap_or_default());
         field(&mut out, RESULTS, &vector);
     }
     out
 }
 
-fn given(vector: &mut Vec<u8>, values: &[Value]) {
+fn given(vector: &mut Vec<u8>, values: &[Value], status: impl Fn(usize) -> FieldStatus) {
     vector.clear();
     for value in values {
         field(vector, VALUES, &value.encode_to_vec());
     }
     if !values.is_empty() {
-        field(vector, STATUSES, &vec![FieldStatus::Present as u8; values.len()]);
+        let statuses: Vec<u8> = (0..values.len()).map(|row| status(row) as u8).collect();
+        field(vector, STATUSES, &statuses);
     }
     for _ in values {
         field(vector, EVENT_TIMESTAMPS, &[]);

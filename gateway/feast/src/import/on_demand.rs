@@ -79,7 +79,7 @@ fn feature(toml: &mut Toml, field: &Field, or: impl FnOnce() -> String) {
 
 /// What callers of a service must send once its on-demand views are transforms.
 pub(super) fn request(lookup: &Lookup) -> String {
-    let views = lookup.computed.iter();
+    let views = lookup.computed.iter().map(|computed| &computed.view);
     let mut out = String::new();
     for (view, field) in
         views.flat_map(|view| view.computed().into_iter().flat_map(move |o| o.request.iter().map(move |f| (view, f))))

@@ -89,8 +89,8 @@ pub(crate) async fn online<'c>(
     let current = feast.current();
     let lookup = current.lookup(ask.features, ask.service, ask.full_names)?;
     let mut rows = lookup.bind(columns(&lookup)?, &current.naming)?;
-    if let Some(view) = lookup.computed.first() {
-        return Err(cannot_compute(&view.name).into());
+    if let Some(computed) = lookup.computed.first() {
+        return Err(cannot_compute(&computed.view.name).into());
     }
     let budget = Budget::grant(arrival.timeout, feast.config.budget)?;
     let limits =
