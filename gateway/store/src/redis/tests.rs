@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::common::RedisServer;
+use crate::common::{Cluster, MASTERS, RedisServer};
 
 fn open(url: &str) -> Redis {
     Redis::open(&url.parse().unwrap()).unwrap()
@@ -57,5 +57,67 @@ async fn a_batch_of_commands_to_a_frozen_server_ends_in_time() {
     while last[0] != Err(Trouble::Breaker) {
         assert!(began.elapsed() < READ_LIFE * 20);
         last = redis.run(commands(&["GET a"])).await;
+    }
+}
+
+#[tokio::test]
+async fn commands_go_to_the_nodes_that_have_their_keys() {
+    let cluster = Cluster::without_replicas();
+    let redis = open(&cluster.url());
+    redis.settled().await.unwrap();
+    let keys: Vec<String> = (0..60).map(|n| format!("k{n}")).collect();
+    for key in &keys {
+        cluster.nodes[cluster.owner(key.as_bytes())].command(&["HSET", key, "f", key]);
+    }
+    cluster.nodes[cluster.owner(b"k3")].command(&["SET", "k3", "no hash"]);
+    let lines: Vec<String> = keys.iter().map(|key| format!("HMGET {key} f nothing")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let wanted = |key: &String| match key.as_str() {
+        "k3" => Err(Trouble::WrongType),
+        key => Ok(Value::Array(vec![Value::BulkString(key.into()), Value::Nil])),
+    };
+    let wanted: Vec<_> = keys.iter().map(wanted).collect();
+    assert_eq!(redis.run(commands(&lines)).await, wanted);
+    let counters = redis.counters();
+    assert_eq!((counters.store_batches.get(), counters.store_keys.get()), (1, 60));
+    assert_eq!(counters.troubles(Trouble::WrongType), 1);
+    // What shares a node is known, and it is what shares a node.
+    for key in &keys {
+        let alike = cluster.owner(key.as_bytes()) == cluster.owner(b"k0");
+        assert_eq!(redis.node_of(key.as_bytes()) == redis.node_of(b"k0"), alike);
+    }
+    // Two keys of one slot, one of them already on the other side.
+    let slot = cluster.slot(b"{t}");
+    let (from, to) = (cluster.owner(b"{t}"), (cluster.owner(b"{t}") + 1) % MASTERS);
+    cluster.nodes[from].command(&["HSET", "{t}1", "f", "1"]);
+    cluster.nodes[from].command(&["HSET", "{t}2", "f", "2"]);
+    cluster.begin_to_move(slot, from, to);
+    cluster.move_key(b"{t}2", from, to);
+    let (one, two) = (Value::BulkString(b"1".into()), Value::BulkString(b"2".into()));
+    let both = [Ok(Value::Array(vec![two])), Ok(Value::Array(vec![one]))];
+    assert_eq!(redis.run(commands(&["HMGET {t}2 f", "HMGET {t}1 f"])).await, both);
+    cluster.move_key(b"{t}1", from, to);
+    cluster.end_move(slot, from, to);
+    assert_eq!(redis.run(commands(&["HMGET {t}2 f", "HMGET {t}1 f"])).await, both);
+    assert_eq!(counters.redirects.get(), 3);
+}
+
+#[tokio::test]
+async fn the_last_clone_takes_all_connections_and_tasks_with_it() {
+    let (alone, cluster) = (RedisServer::start(), Cluster::without_replicas());
+    let connected = |server: &RedisServer| {
+        let info = server.command(&["INFO", "clients"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("connected_clients:")).unwrap().to_owned();
+        // Without the one that asks.
+        line.trim().parse::<usize>().unwrap() - 1
+    };
+    for (url, servers) in [(alone.url(), vec![&alone]), (cluster.url(), cluster.nodes.iter().collect())] {
+        let redis = open(&url);
+        let clone = redis.clone();
+        crate::common::until("all are connected", async || servers.iter().all(|s| connected(s) == 2)).await;
+        drop(redis);
+        assert_eq!(clone.run(commands(&["GET a"])).await, [Ok(Value::Nil)]);
+        drop(clone);
+        crate::common::until("all have hung up", async || servers.iter().all(|s| connected(s) == 0)).await;
     }
 }

@@ -9,9 +9,13 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+mod certs;
 mod cluster;
+mod watched;
 
+pub use certs::Certificates;
 pub use cluster::{Cluster, MASTERS};
+pub use watched::Watched;
 
 /// Longest wait for anything to come true; a condition that takes longer is a failed test.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,8 +86,8 @@ impl RedisServer {
     /// Sends one command and returns the reply as text: a status, a number, an error with its `-`, a bulk
     /// string, or `(nil)`.
     pub fn command<A: AsRef<[u8]>>(&self, arguments: &[A]) -> String {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect to redis-server");
-        exchange(stream, arguments).expect("an answer from redis-server")
+        let password = self.options.iter().position(|option| option == "--requirepass");
+        ask(self.port, password.map(|at| self.options[at + 1].as_str()), arguments)
     }
 
     /// How many times a command was called, by the server's own count.
@@ -93,21 +97,8 @@ impl RedisServer {
         line.and_then(|l| l.split(',').next()).map_or(0, |n| n.parse().expect("a number of calls"))
     }
 
-    /// True once it answers, false once it has exited.
     fn is_up(&mut self) -> bool {
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            if self.child.try_wait().expect("look at redis-server").is_some() {
-                return false;
-            }
-            let answer = TcpStream::connect(("127.0.0.1", self.port)).and_then(|s| exchange(s, &["PING"]));
-            // An error is an answer too: a server with a password says -NOAUTH.
-            if answer.is_ok_and(|a| !a.starts_with("-LOADING")) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        false
+        is_up(&mut self.child, self.port)
     }
 
     fn signal(&self, signal: &str) {
@@ -129,6 +120,35 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+/// True once it answers, false once it has exited.
+fn is_up(child: &mut Child, port: u16) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if child.try_wait().expect("look at redis-server").is_some() {
+            return false;
+        }
+        let answer = TcpStream::connect(("127.0.0.1", port)).and_then(|mut s| exchange(&mut s, &["PING"]));
+        // An error is an answer too: a server with a password says -NOAUTH.
+        if answer.is_ok_and(|a| !a.starts_with("-LOADING")) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    false
+}
+
+fn ask<A: AsRef<[u8]>>(port: u16, password: Option<&str>, arguments: &[A]) -> String {
+    let once = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        if let Some(password) = password {
+            assert_eq!(exchange(&mut stream, &["AUTH", password])?, "OK");
+        }
+        exchange(&mut stream, arguments)
+    };
+    // Sentinels cut all connections of a server they give another part to.
+    once().or_else(|_| once()).expect("an answer from redis-server")
+}
+
 fn spawn(port: u16, dir: &tempfile::TempDir, options: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
@@ -141,7 +161,7 @@ fn spawn(port: u16, dir: &tempfile::TempDir, options: &[String]) -> Child {
         .expect("redis-server is on the PATH")
 }
 
-fn exchange<A: AsRef<[u8]>>(mut stream: TcpStream, arguments: &[A]) -> std::io::Result<String> {
+fn exchange<A: AsRef<[u8]>>(stream: &mut TcpStream, arguments: &[A]) -> std::io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut command = format!("*{}\r\n", arguments.len()).into_bytes();
     for argument in arguments.iter().map(AsRef::as_ref) {
