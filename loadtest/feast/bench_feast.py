@@ -14,10 +14,12 @@ import os
 import platform
 import random
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from datetime import date, timedelta
 from importlib import metadata
@@ -129,6 +131,27 @@ class Measured:
         return result | {"rps": result["answered"] / result["seconds"], "cpu_us": cpu * 1e6 / result["answered"]}
 
 
+class Others:
+    """How much of the machine went to processes that are none of ours: with much of it, times are theirs too."""
+
+    def __init__(self, servers):
+        self.servers = servers
+        self.before, self.started = self.busy_s() - self.own_s(), time.monotonic()
+
+    def busy_s(self):
+        user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+        return (user + nice + system + sum(rest[:3])) / TICKS
+
+    def own_s(self):
+        loads, self_used = (resource.getrusage(who) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
+        used = loads.ru_utime + loads.ru_stime + self_used.ru_utime + self_used.ru_stime
+        return used + sum(server.cpu_s() for server in self.servers)
+
+    def share(self):
+        spent = self.busy_s() - self.own_s() - self.before
+        return max(spent, 0) / (time.monotonic() - self.started) / os.cpu_count()
+
+
 def same_answers(servers, files):
     """Load tools take any reply for a good one, so each shape's first answer is compared before anything is timed."""
     for shape, file in files.items():
@@ -162,6 +185,7 @@ def bench(work, running, rounds, seconds):
     for one in servers.values():
         one.load(CALLERS[0], WARM_UP_S, files[SHAPES[0]])
     facts = {"idle_mb": {name: one.pss_mb() for name, one in servers.items()}}
+    others = Others([*servers.values(), Measured("redis", redis)])
     cases = {}
     for number in range(rounds):
         for shape in SHAPES:
@@ -177,6 +201,7 @@ def bench(work, running, rounds, seconds):
                     case = cases.setdefault(f"{shape[0]}x{shape[1]} c={callers}", {})
                     case.setdefault(name, []).append(one.load(callers, seconds, files[shape]))
     print(f"\r{'':60}\r", end="", file=sys.stderr)
+    facts["others_share"] = others.share()
     facts["after_mb"] = {name: one.pss_mb() for name, one in servers.items()}
     return {"machine": machine(), "rounds": rounds, "seconds": seconds, "facts": facts, "cases": cases}
 
@@ -261,7 +286,8 @@ def main():
     print(
         f"\n{facts['date']}; {facts['cores']} cores of {facts['cpu']}, Linux {facts['kernel']}; {facts['weir']}, "
         f"Feast {facts['feast']} on Python {facts['python']}, Redis {facts['redis']}, wrk; "
-        f"{report['rounds']} rounds of {report['seconds']} s; {ENTITIES:,} entities."
+        f"{report['rounds']} rounds of {report['seconds']} s; {ENTITIES:,} entities. "
+        f"Other processes used {report['facts']['others_share']:.0%} of the machine."
     )
 
 
