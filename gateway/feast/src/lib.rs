@@ -16,6 +16,7 @@ mod request;
 mod rows;
 mod search;
 mod store_file;
+mod typed;
 mod wire;
 mod zoned;
 
@@ -32,3 +33,4 @@ pub use request::{OnlineRequest, field, flag, object, parse, text as string, unp
 pub use rows::{HashNames, Naming, Rows, key_part, no_key, passed};
 pub use search::search;
 pub use store_file::{Online, Repo, Topology};
+pub use typed::cell_of;

@@ -138,7 +138,14 @@ impl FeastGrpc {
         let given: Vec<RepeatedValue> = entities.into_values().chain(request_context.into_values()).collect();
         let columns = |lookup: &weir_feast::Lookup| -> Result<Vec<_>, Raised> {
             let columns = names.iter().zip(given);
-            columns.map(|(name, given)| Ok((name.as_str(), passed(given.val, lookup.type_of(name))?))).collect()
+            columns
+                .map(|(name, given)| {
+                    // What a transform computes from comes typed already.
+                    let is_data = lookup.is_request_data(name);
+                    let values = if is_data { given.val } else { passed(given.val, lookup.type_of(name))? };
+                    Ok((name.as_str(), values))
+                })
+                .collect()
         };
         let (bytes, _) =
             serve::online(&self.0.gateway, &self.0.feast, arrival, &ask, columns, |answer| answer.to_proto()).await?;

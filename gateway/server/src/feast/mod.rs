@@ -1,6 +1,7 @@
 //! Standing in for a Feast feature server: its registry, read again in the background, and its doors. What Feast's
 //! words mean is `weir-feast`'s business; here they meet the store, the budget, the metrics and the journal.
 
+mod computed;
 mod grpc;
 mod http;
 mod load;
@@ -10,15 +11,17 @@ mod serve;
 mod write;
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use weir_domain::catalog::{Freshness, Mistake};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use weir_domain::catalog::{Catalog, Freshness, Mistake};
 use weir_feast::{Lookup, Naming, Online, Options, Raised, Registry, Repo, Semantics, Topology, Wanted};
 use weir_store::{HashWriteSettings, HashWriter, RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
 
+use computed::Computation;
 pub(crate) use grpc::FeastGrpc;
 pub(crate) use http::{ONLINE, Served, online, routes};
 pub(crate) use load::{Loaded, load};
@@ -81,7 +84,37 @@ pub(crate) struct Current {
     pub(crate) registry: Registry,
     pub(crate) options: Options,
     pub(crate) naming: Naming,
-    lookups: RwLock<HashMap<Vec<u8>, Arc<Lookup>>>,
+    lookups: RwLock<HashMap<Vec<u8>, Arc<Known>>>,
+}
+
+/// References that were asked for before.
+pub(crate) struct Known {
+    lookup: Lookup,
+    /// How their on-demand views are computed, once that was asked for under the present catalog.
+    computation: ArcSwapOption<Computation>,
+}
+
+impl Deref for Known {
+    type Target = Lookup;
+
+    fn deref(&self) -> &Lookup {
+        &self.lookup
+    }
+}
+
+impl Known {
+    /// How the on-demand views among them are computed, if there are any.
+    pub(crate) fn computation(&self, catalog: &Catalog, budget: Duration) -> Result<Option<Arc<Computation>>, Raised> {
+        if self.lookup.computed.is_empty() {
+            return Ok(None);
+        }
+        if let Some(known) = self.computation.load_full().filter(|known| known.is_of(catalog)) {
+            return Ok(Some(known));
+        }
+        let compiled = Arc::new(Computation::compile(catalog, &self.lookup, budget)?);
+        self.computation.store(Some(Arc::clone(&compiled)));
+        Ok(Some(compiled))
+    }
 }
 
 impl Feast {
@@ -139,7 +172,7 @@ impl Current {
     }
 
     /// References, resolved; what was asked before is found again.
-    pub(crate) fn lookup(&self, features: &[String], service: Option<&str>, full: bool) -> Result<Arc<Lookup>, Raised> {
+    pub(crate) fn lookup(&self, features: &[String], service: Option<&str>, full: bool) -> Result<Arc<Known>, Raised> {
         let mut key = vec![u8::from(full) << 1 | u8::from(service.is_some())];
         for name in service.into_iter().chain(features.iter().map(String::as_str).filter(|_| service.is_none())) {
             key.extend_from_slice(&(name.len() as u32).to_le_bytes());
@@ -150,7 +183,8 @@ impl Current {
             return Ok(known);
         }
         let wanted = service.map_or(Wanted::Features(features), Wanted::Service);
-        let lookup = Arc::new(Lookup::compile(&self.registry, wanted, full, &self.options)?);
+        let lookup = Lookup::compile(&self.registry, wanted, full, &self.options)?;
+        let lookup = Arc::new(Known { lookup, computation: ArcSwapOption::empty() });
         let mut lookups = self.lookups.write().unwrap_or_else(PoisonError::into_inner);
         if lookups.len() >= LOOKUPS_MAX {
             lookups.clear();

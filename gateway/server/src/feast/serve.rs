@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tracing::{Instrument, debug_span};
 use weir_domain::feast::HashRow;
 use weir_domain::{Budget, Provenance, Refusal};
-use weir_feast::{Answer, Column, Found, Lookup, Raised, Rows};
+use weir_feast::{Answer, Column, ComputedColumn, Found, HashNames, Lookup, Raised, Rows, ViewRead};
 use weir_proto::feast::types::Value;
 use weir_store::{HashAsk, HashFound, Hashes, Limits};
 
@@ -70,6 +70,10 @@ impl Real {
         real
     }
 
+    fn add<'p>(&mut self, provenance: impl Iterator<Item = &'p Provenance>) {
+        provenance.for_each(|p| self.counts[*p as usize & 63] += 1);
+    }
+
     pub(crate) fn counts(&self) -> impl Iterator<Item = (Provenance, u32)> {
         let counts = self.counts;
         Provenance::ALL.into_iter().map(move |p| (p, counts[p as usize & 63])).filter(|(_, count)| *count > 0)
@@ -89,18 +93,28 @@ pub(crate) async fn online<'c>(
     let current = feast.current();
     let lookup = current.lookup(ask.features, ask.service, ask.full_names)?;
     let mut rows = lookup.bind(columns(&lookup)?, &current.naming)?;
-    if let Some(computed) = lookup.computed.first() {
-        return Err(cannot_compute(&computed.view.name).into());
-    }
+    let snapshot = gateway.snapshot();
+    let computation = lookup.computation(&snapshot.catalog, feast.config.budget)?;
+    let mut bound = computation.as_ref().map(|computation| computation.bind(&rows)).transpose()?;
     let budget = Budget::grant(arrival.timeout, feast.config.budget)?;
+    let steps = computation.as_ref().map_or(0, |computation| computation.steps());
     let limits =
-        Limits { deadline: arrival.at + budget.store_until(0), now_us: gateway.clock.now_us(), max_stale: None };
+        Limits { deadline: arrival.at + budget.store_until(steps), now_us: gateway.clock.now_us(), max_stale: None };
 
     let asks = asks(&lookup, &mut rows);
-    let reading = gateway.snapshot().store.clone();
-    let hashes = reading.fetch_hashes(&asks, limits).instrument(debug_span!("fetch", reads = asks.len())).await;
-    let bytes = answered(feast, ask, &lookup, &rows, &hashes, limits.now_us, encode)?;
-    let real = Real::of(&hashes, &lookup);
+    let fetch = snapshot.store.fetch_hashes(&asks, limits).instrument(debug_span!("fetch", reads = asks.len()));
+    let (hashes, computed) = match (&computation, &mut bound) {
+        (Some(computation), Some(bound)) => {
+            let (hashes, gathered) = tokio::join!(fetch, computation.fetch(&snapshot, bound, limits));
+            let answer = computation.run(gateway, &snapshot, rows.count, budget, arrival.at, gathered).await;
+            (hashes, Some((computation.columns(&answer, feast.config.semantics), answer)))
+        }
+        _ => (fetch.await, None),
+    };
+    let columns = computed.as_ref().map_or(&[][..], |(columns, _)| columns);
+    let bytes = answered(feast, ask, &lookup, &rows, &hashes, columns, limits.now_us, encode)?;
+    let mut real = Real::of(&hashes, &lookup);
+    real.add(computed.iter().flat_map(|(_, answer)| &answer.cells).flat_map(|cell| &cell.provenance));
     gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, arrival.at.elapsed(), &real);
     Ok((bytes, real))
 }
@@ -108,15 +122,23 @@ pub(crate) async fn online<'c>(
 /// The names of the hashes go to the store: nothing else wants them.
 fn asks(lookup: &Lookup, rows: &mut Rows) -> Vec<HashAsk> {
     let names = std::mem::take(&mut rows.hashes).into_iter().zip(&lookup.reads);
-    names.map(|(names, read)| HashAsk { read: read.hash.clone(), keys: names.bytes, ends: names.ends }).collect()
+    let ask = |(names, read): (HashNames, &ViewRead)| {
+        // What only on-demand views compute from, they read themselves.
+        let is_asked = read.columns.iter().any(Option::is_some);
+        let names = if is_asked { names } else { HashNames::default() };
+        HashAsk { read: read.hash.clone(), keys: names.bytes, ends: names.ends }
+    };
+    names.map(ask).collect()
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything an answer is made of, once")]
 fn answered(
     feast: &Feast,
     ask: &Ask<'_>,
     lookup: &Lookup,
     rows: &Rows,
     hashes: &Hashes,
+    computed: &[ComputedColumn],
     now_us: i64,
     encode: fn(&Answer<'_>) -> Vec<u8>,
 ) -> Result<Bytes, Raised> {
@@ -126,7 +148,7 @@ fn answered(
         lookup,
         rows,
         columns: &columns,
-        computed: &[],
+        computed,
         with_versions: ask.with_versions,
         semantics: feast.config.semantics,
         now: now_us / 1_000_000,
@@ -141,11 +163,4 @@ fn found(found: &HashFound) -> Found<'_> {
         HashFound::Hole(Provenance::Missing) => Found::Missing,
         HashFound::Hole(_) => Found::Unread,
     }
-}
-
-/// On-demand views are Python inside Feast.
-fn cannot_compute(view: &str) -> Raised {
-    Raised::value(format!(
-        "On demand feature view '{view}' is computed by Python inside Feast and cannot run here. A Wasm transform named '{view}' in the catalog takes its place."
-    ))
 }
