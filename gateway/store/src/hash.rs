@@ -4,15 +4,17 @@
 
 use std::collections::HashMap;
 
-use ::redis::{Cmd, Value};
 use bytes::Bytes;
 use weir_domain::feast::{HashRead, HashRow};
 
-use crate::Redis;
 use crate::flight::Answer;
-use crate::redis::Command;
+use crate::redis::commands::Commands;
+use crate::redis::resp::{Element, Elements, Garbage};
 use crate::shape::Shape;
+use crate::{Redis, Trouble};
 
+/// About what a command with its key takes: a guess that spares growing.
+const COMMAND_BYTES: usize = 128;
 /// Bytes of a cached row's key before the name of the hash: the digest of the read.
 pub(crate) const ID_BYTES: usize = 16;
 /// HMGET walks a small hash from its start for every field; HGETALL walks it once, but sends all of it. From this
@@ -28,13 +30,16 @@ const WHOLE_OF_TABLE_FROM: f64 = 0.8;
 pub(crate) async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape]) -> Vec<Answer> {
     let parts: Vec<Part<'_>> = keys.iter().zip(shapes).map(|(key, shape)| Part::of(key, shape)).collect();
     let questions = questions(&parts);
-    let replies = redis.run(questions.iter().map(|q| q.command(&parts)).collect()).await;
+    let mut commands = Commands::with_capacity(questions.len(), questions.len() * COMMAND_BYTES);
+    questions.iter().for_each(|question| question.push(&parts, &mut commands));
+    let replies = redis.run(commands).await;
     let mut answers = vec![Answer::Nothing; keys.len()];
-    let mut order = Vec::new();
+    let mut reader = Reader::default();
     for (question, reply) in questions.iter().zip(replies) {
-        match reply {
-            Ok(reply) => question.take(&parts, &reply, &mut order, &mut answers),
-            Err(trouble) => question.parts.iter().for_each(|&part| answers[part] = Answer::Failed(trouble)),
+        let taken = reply
+            .and_then(|reply| reader.take(question, &parts, &reply, &mut answers).map_err(|Garbage| Trouble::Protocol));
+        if let Err(trouble) = taken {
+            question.parts.iter().for_each(|&part| answers[part] = Answer::Failed(trouble));
         }
     }
     answers
@@ -53,9 +58,14 @@ impl<'a> Part<'a> {
     }
 
     /// The fields in the order in which they are asked for: values first, then the time.
-    fn fields(&self) -> impl Iterator<Item = &'a [u8]> {
+    fn fields(&self) -> impl ExactSizeIterator<Item = &'a [u8]> {
         let read = self.read;
-        read.into_iter().flat_map(|r| r.fields.iter().map(|f| &f[..]).chain([&r.time_field[..]]))
+        // Without a read there is nothing to ask for.
+        let field = move |index| match read {
+            Some(read) => read.fields.get(index).map_or(&read.time_field[..], <[u8; 4]>::as_slice),
+            None => &[],
+        };
+        (0..self.len()).map(field)
     }
 
     fn len(&self) -> usize {
@@ -96,98 +106,88 @@ fn questions(parts: &[Part<'_>]) -> Vec<Question> {
 }
 
 impl Question {
-    fn command(&self, parts: &[Part<'_>]) -> Command {
+    fn push(&self, parts: &[Part<'_>], commands: &mut Commands) {
         let hash = self.parts.first().map(|&p| parts[p].hash.clone()).unwrap_or_default();
-        let fields: usize = if self.whole { 0 } else { self.parts.iter().map(|&p| parts[p].len()).sum() };
-        let mut cmd = Cmd::with_capacity(fields + 2, 8 + hash.len() + fields * 8);
-        cmd.arg(if self.whole { "HGETALL" } else { "HMGET" }).arg(&hash[..]);
-        if !self.whole {
-            self.parts.iter().flat_map(|&p| parts[p].fields()).for_each(|field| {
-                cmd.arg(field);
-            });
+        if self.whole {
+            commands.push("HGETALL", hash, std::iter::empty());
+        } else if let [part] = self.parts[..] {
+            commands.push("HMGET", hash, parts[part].fields());
+        } else {
+            let fields: Vec<&[u8]> = self.parts.iter().flat_map(|&p| parts[p].fields()).collect();
+            commands.push("HMGET", hash, fields.into_iter());
         }
-        Command { key: hash, cmd }
     }
+}
 
-    /// Takes the reply apart. `order` remembers where the last whole hash had its fields: the next one nearly always
-    /// has them at the same places.
-    fn take(&self, parts: &[Part<'_>], reply: &Value, order: &mut Vec<usize>, answers: &mut [Answer]) {
-        let Some(values) = self.values(parts, reply, order) else {
-            let failed = || Answer::Failed(crate::Trouble::Protocol);
-            self.parts.iter().for_each(|&part| answers[part] = failed());
-            return;
+/// Takes replies apart, one after another.
+#[derive(Default)]
+struct Reader {
+    /// Where the last whole hash had each wanted field: the next one nearly always has it at the same place.
+    order: Vec<usize>,
+}
+
+impl Reader {
+    fn take(
+        &mut self,
+        question: &Question,
+        parts: &[Part<'_>],
+        reply: &[u8],
+        answers: &mut [Answer],
+    ) -> Result<(), Garbage> {
+        let mut elements = Elements::of(reply);
+        let Some(Element::Array(items)) = elements.next()? else { return Err(Garbage) };
+        let values = if question.whole {
+            let pairs = pairs(&mut elements, items)?;
+            let wanted = question.parts.iter().flat_map(|&p| parts[p].fields());
+            self.find(&pairs, wanted)
+        } else {
+            if items != question.parts.iter().map(|&p| parts[p].len()).sum::<usize>() {
+                return Err(Garbage);
+            }
+            (0..items).map(|_| bulk(&mut elements)).collect::<Result<_, _>>()?
         };
         let mut rest = &values[..];
-        for &part in &self.parts {
-            let Some((own, after)) = rest.split_at_checked(parts[part].len()) else { continue };
+        for &part in &question.parts {
+            let Some((own, after)) = rest.split_at_checked(parts[part].len()) else { return Err(Garbage) };
             rest = after;
             let Some((time, fields)) = own.split_last() else { continue };
-            let row = HashRow::pack(*time, fields);
-            answers[part] = row.map_or(Answer::Nothing, |row| Answer::Row(row.into()));
+            answers[part] = HashRow::pack(*time, fields).map_or(Answer::Nothing, |row| Answer::Row(row.into()));
         }
+        Ok(())
     }
 
-    /// The value of each wanted field, or `None` when this is no reply to the question.
-    fn values<'r>(
-        &self,
-        parts: &[Part<'_>],
-        reply: &'r Value,
-        order: &mut Vec<usize>,
-    ) -> Option<Vec<Option<&'r [u8]>>> {
-        let wanted = || self.parts.iter().flat_map(|&p| parts[p].fields());
-        match reply {
-            Value::Array(items) if !self.whole => {
-                (items.len() == wanted().count()).then_some(())?;
-                items.iter().map(bulk).collect()
+    /// Each wanted field among the pairs of a hash.
+    fn find<'r, 'w>(&mut self, pairs: &[Pair<'r>], wanted: impl Iterator<Item = &'w [u8]>) -> Vec<Option<&'r [u8]>> {
+        let mut found = Vec::with_capacity(self.order.len());
+        for (place, field) in wanted.enumerate() {
+            if self.order.len() <= place {
+                self.order.push(place);
             }
-            Value::Array(items) if items.len() % 2 == 0 => {
-                let pairs: Option<Vec<_>> =
-                    items.chunks_exact(2).map(|pair| Some((bulk(&pair[0])??, &pair[1]))).collect();
-                find(&pairs?, wanted(), order)
-            }
-            Value::Map(items) => {
-                let pairs: Option<Vec<_>> = items.iter().map(|(field, value)| Some((bulk(field)??, value))).collect();
-                find(&pairs?, wanted(), order)
-            }
-            _ => None,
+            let at = match pairs.get(self.order[place]) {
+                Some((name, _)) if *name == field => Some(self.order[place]),
+                _ => pairs.iter().position(|(name, _)| *name == field),
+            };
+            self.order[place] = at.unwrap_or(self.order[place]);
+            found.push(at.map(|at| pairs[at].1));
         }
+        found
     }
 }
 
-/// Each wanted field among the pairs of a hash.
-fn find<'r, 'w>(
-    pairs: &[(&'r [u8], &'r Value)],
-    wanted: impl Iterator<Item = &'w [u8]>,
-    order: &mut Vec<usize>,
-) -> Option<Vec<Option<&'r [u8]>>> {
-    let mut found = Vec::with_capacity(order.len());
-    for (place, field) in wanted.enumerate() {
-        let guess = order.get(place).copied().unwrap_or(place);
-        let at = match pairs.get(guess) {
-            Some((name, _)) if *name == field => Some(guess),
-            _ => pairs.iter().position(|(name, _)| *name == field),
-        };
-        if let Some(at) = at {
-            if order.len() <= place {
-                order.resize(place + 1, usize::MAX);
-            }
-            order[place] = at;
-        }
-        found.push(match at {
-            Some(at) => bulk(pairs[at].1)?,
-            None => None,
-        });
-    }
-    Some(found)
+/// A field and its value.
+type Pair<'r> = (&'r [u8], &'r [u8]);
+
+fn pairs<'r>(elements: &mut Elements<'r>, items: usize) -> Result<Vec<Pair<'r>>, Garbage> {
+    let pair = |_| Ok((bulk(elements)?.ok_or(Garbage)?, bulk(elements)?.ok_or(Garbage)?));
+    (0..items / 2).map(pair).collect()
 }
 
-/// The bytes of a bulk string, `Some(None)` for nil, `None` for anything else.
-#[expect(clippy::option_option, reason = "a nil is an answer, and what is no bulk string is none")]
-fn bulk(value: &Value) -> Option<Option<&[u8]>> {
-    match value {
-        Value::BulkString(bytes) => Some(Some(bytes)),
-        Value::Nil => Some(None),
-        _ => None,
+/// The bytes of a string, or that there is none.
+fn bulk<'r>(elements: &mut Elements<'r>) -> Result<Option<&'r [u8]>, Garbage> {
+    match elements.next()? {
+        Some(Element::Bulk(bytes)) => Ok(Some(bytes)),
+        Some(Element::Nil) => Ok(None),
+        _ => Err(Garbage),
     }
 }
 
@@ -218,20 +218,39 @@ mod tests {
         let questions = questions(&parts);
         let seen: Vec<_> = questions.iter().map(|q| (q.parts.clone(), q.whole)).collect();
         assert_eq!(seen, [(vec![0, 1], true), (vec![2], false)]);
-        let command = questions[1].command(&parts).cmd.get_packed_command();
-        assert!(command.starts_with(b"*5\r\n$5\r\nHMGET\r\n$1\r\n2\r\n"));
+        let mut commands = Commands::default();
+        questions.iter().for_each(|question| question.push(&parts, &mut commands));
+        assert_eq!(commands.len(), 2);
+        assert!(commands.get(0).starts_with(b"*2\r\n$7\r\nHGETALL\r\n$1\r\n1\r\n"));
+        assert!(commands.get(1).starts_with(b"*5\r\n$5\r\nHMGET\r\n$1\r\n2\r\n"));
     }
 
     #[test]
     fn fields_of_a_whole_hash_are_found_wherever_they_stand() {
-        let bulk = |text: &str| Value::BulkString(text.into());
-        let values = [bulk("1"), bulk("2"), bulk("3")];
-        let pairs = [(&b"a"[..], &values[0]), (b"b", &values[1]), (b"c", &values[2])];
-        let mut order = Vec::new();
+        let pairs = [(&b"a"[..], &b"1"[..]), (b"b", b"2"), (b"c", b"3")];
+        let mut reader = Reader::default();
         let wanted = || [&b"c"[..], b"x", b"a"].into_iter();
-        let found = || vec![Some(&b"3"[..]), None, Some(&b"1"[..])];
-        assert_eq!(find(&pairs, wanted(), &mut order), Some(found()));
-        assert_eq!(order, [2, usize::MAX, 0], "remembered for the next hash");
-        assert_eq!(find(&pairs, wanted(), &mut order), Some(found()));
+        let found = vec![Some(&b"3"[..]), None, Some(&b"1"[..])];
+        assert_eq!(reader.find(&pairs, wanted()), found);
+        assert_eq!(reader.order, [2, 1, 0], "remembered for the next hash");
+        assert_eq!(reader.find(&pairs, wanted()), found);
+    }
+
+    #[test]
+    fn what_is_no_reply_to_the_question_is_garbage() {
+        let a = shape("a", &["x"], 100);
+        let keys = [key(&a, "1")];
+        let shapes = [a];
+        let parts: Vec<Part<'_>> = keys.iter().zip(&shapes).map(|(k, s)| Part::of(k, s)).collect();
+        let questions = questions(&parts);
+        let take = |reply: &[u8]| {
+            let mut answers = [Answer::Nothing];
+            Reader::default().take(&questions[0], &parts, reply, &mut answers).map(|()| answers)
+        };
+        assert!(matches!(take(b"*2\r\n$1\r\nv\r\n$-1\r\n"), Ok([Answer::Row(_)])));
+        assert!(matches!(take(b"*2\r\n$-1\r\n$-1\r\n"), Ok([Answer::Nothing])));
+        for reply in [&b"$1\r\na\r\n"[..], b"*3\r\n$1\r\na\r\n$1\r\na\r\n$1\r\na\r\n", b"*2\r\n:1\r\n:2\r\n"] {
+            assert_eq!(take(reply), Err(Garbage));
+        }
     }
 }

@@ -2,17 +2,21 @@
 //! read ends within [`READ_LIFE`] whatever the servers do, is sent at most once (in a cluster, once more where a
 //! node points to another), and every key gets an answer of its own. Serving only reads.
 //!
-//! `address` and `url` say where Redis is, `dial` and `tls` get there, `lane` keeps a connection, `node` reads
+//! `address` and `url` say where Redis is, `dial` and `tls` get there, `mux` and `resp` speak over one connection that
+//! many use, `lane` keeps it, `node` reads
 //! from one server; `cluster` (with `slots`) and `sentinel` know which server has what, and `follow` is what both
 //! take; `load` writes.
 
 mod address;
 mod cluster;
+pub(crate) mod commands;
 mod dial;
 mod follow;
 mod lane;
 pub(crate) mod load;
+mod mux;
 mod node;
+pub(crate) mod resp;
 mod sentinel;
 mod slots;
 mod tls;
@@ -20,7 +24,6 @@ mod url;
 
 use std::sync::Arc;
 
-use ::redis::{Cmd, Pipeline, Value};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -32,10 +35,10 @@ use crate::breaker::Openings;
 use crate::flight::Answer;
 use crate::{BreakerState, Counters, Trouble};
 use cluster::Cluster;
+use commands::Commands;
 use dial::{Dialer, Place};
 use node::{Alarm, Duty, Family, Kept, Node};
 use sentinel::{Master, Sentinels};
-use slots::slot_of;
 
 /// A Redis. Clones are the same one; the last to go closes the connections.
 #[derive(Clone)]
@@ -54,12 +57,6 @@ enum Layout {
     One(Kept),
     Cluster(Arc<Cluster>),
     Sentinel(Arc<Master>),
-}
-
-/// One command of a batch, and the key it is about: the key decides which node is asked.
-pub(crate) struct Command {
-    pub(crate) key: Bytes,
-    pub(crate) cmd: Cmd,
 }
 
 impl Redis {
@@ -141,19 +138,16 @@ impl Redis {
         }
     }
 
-    /// Runs these commands, one pipeline per node and all nodes at once; one reply for each, in order. What a
-    /// server says against one of them is that one's trouble alone. They must only read, and be answered once each.
-    #[allow(dead_code, reason = "the readers of other layouts come next")]
-    pub(crate) async fn run(&self, commands: Vec<Command>) -> Vec<Result<Value, Trouble>> {
-        if commands.is_empty() {
+    /// Runs these commands, one pipeline per node and all nodes at once; the bytes of one reply for each, in order.
+    /// What a server says against one of them is that one's trouble alone. They must only read, and be answered once
+    /// each.
+    pub(crate) async fn run(&self, commands: Commands) -> Vec<Result<Bytes, Trouble>> {
+        if commands.len() == 0 {
             return vec![];
         }
         match &self.shared.layout {
             Layout::One(node) => self.run_on(node, commands).await,
-            Layout::Cluster(cluster) => {
-                let commands = commands.into_iter().map(|command| (slot_of(&command.key), command.cmd));
-                cluster.ask(commands, |_| true).await
-            }
+            Layout::Cluster(cluster) => cluster.ask(&commands, |_| true).await,
             Layout::Sentinel(master) => match self.master(master).await {
                 Ok(node) => self.run_on(&node, commands).await,
                 Err(trouble) => vec![Err(trouble); commands.len()],
@@ -166,17 +160,13 @@ impl Redis {
         found.inspect_err(|trouble| self.shared.counters.trouble(*trouble))
     }
 
-    async fn run_on(&self, node: &Node, commands: Vec<Command>) -> Vec<Result<Value, Trouble>> {
+    async fn run_on(&self, node: &Node, commands: Commands) -> Vec<Result<Bytes, Trouble>> {
         let count = commands.len();
-        let mut pipeline = Pipeline::with_capacity(count);
-        for command in commands {
-            pipeline.add_command(command.cmd);
-        }
         if node.breaker.state() == BreakerState::Closed {
             self.shared.counters.store_batches.add(1);
             self.shared.counters.store_keys.add(count);
         }
-        match node.pipeline(&pipeline, |_| true, Instant::now() + READ_LIFE).await {
+        match node.exchange(commands.into_bytes(), count, |_| true, Instant::now() + READ_LIFE).await {
             Ok(replies) => node.judged(replies),
             Err(trouble) => vec![Err(trouble); count],
         }

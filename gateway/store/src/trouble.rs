@@ -148,6 +148,11 @@ impl Trouble {
         Self::of_code(error.code())
     }
 
+    /// What the server replied instead of a value, in its own words.
+    pub(crate) fn of_complaint(text: &str) -> Self {
+        Self::of_code(text.split(' ').next().unwrap_or_default())
+    }
+
     fn of_code(code: &str) -> Self {
         match code {
             "LOADING" => Self::Loading,

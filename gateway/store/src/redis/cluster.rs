@@ -6,14 +6,16 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::redis::{Cmd, Pipeline, Value};
+use ::redis::Value;
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
+use super::commands::Commands;
 use super::dial::{CONNECT_TIMEOUT, Connection, DialError, Place, within};
 use super::follow::{Knowledge, Looked, Pace, first, from_anywhere};
 use super::node::{Family, Kept, READ_LIFE};
+use super::resp::{self, Element, Elements};
 use super::slots::{Redirect, Table, read_redirect, read_slots, slot_of};
 use crate::flight::Answer;
 use crate::{BreakerState, Trouble};
@@ -53,19 +55,22 @@ struct Map {
 /// The commands of one batch that go to one node.
 struct Group {
     node: Arc<Kept>,
-    pipeline: Pipeline,
-    /// The commands' places in the batch, and in the pipeline.
+    bytes: Vec<u8>,
+    /// Commands in `bytes`.
+    count: usize,
+    /// The commands' places in the batch, and in `bytes`.
     members: Vec<(usize, usize)>,
 }
 
 impl Group {
     fn of(node: &Arc<Kept>, size: usize) -> Self {
-        Self { node: node.clone(), pipeline: Pipeline::with_capacity(size), members: Vec::with_capacity(size) }
+        Self { node: node.clone(), bytes: Vec::new(), count: 0, members: Vec::with_capacity(size) }
     }
 
-    fn push(&mut self, member: usize, command: Cmd) {
-        self.members.push((member, self.pipeline.len()));
-        self.pipeline.add_command(command);
+    fn push(&mut self, member: usize, command: &[u8]) {
+        self.members.push((member, self.count));
+        self.bytes.extend_from_slice(command);
+        self.count += 1;
     }
 }
 
@@ -104,25 +109,25 @@ impl Cluster {
 
     /// Reads these keys; one answer for each, in order.
     pub(super) async fn read(&self, keys: &[Bytes]) -> Vec<Answer> {
-        let gets = keys.iter().map(|key| (slot_of(key), get(key)));
-        let replies = self.ask(gets, |reply| matches!(reply, Value::BulkString(_) | Value::Nil)).await;
-        let answer = |reply| match reply {
-            Ok(Value::BulkString(row)) => Answer::Row(row.into()),
+        let mut gets = Commands::with_capacity(keys.len(), keys.iter().map(|key| key.len() + 24).sum());
+        keys.iter().for_each(|key| gets.push("GET", key.clone(), std::iter::empty()));
+        let is_row = |reply: &[u8]| reply.starts_with(b"$");
+        let answer = |reply: Result<Bytes, Trouble>| match reply {
+            Ok(reply) => match Elements::of(&reply).next() {
+                Ok(Some(Element::Bulk(row))) => Answer::Row(Bytes::copy_from_slice(row)),
+                Ok(Some(Element::Nil)) => Answer::Nothing,
+                _ => Answer::Failed(Trouble::Protocol),
+            },
             // As MGET has it: a key that holds something else is not there. Here it is at least counted.
-            Ok(Value::Nil) | Err(Trouble::WrongType) => Answer::Nothing,
-            Ok(_) => Answer::Failed(Trouble::Protocol),
+            Err(Trouble::WrongType) => Answer::Nothing,
             Err(trouble) => Answer::Failed(trouble),
         };
-        replies.into_iter().map(answer).collect()
+        self.ask(&gets, is_row).await.into_iter().map(answer).collect()
     }
 
     /// Sends every command to the owner of its slot; one reply for each, in order. Replies other than errors that
     /// do not fit the commands end the connection they came on.
-    pub(super) async fn ask(
-        &self,
-        commands: impl ExactSizeIterator<Item = (u16, Cmd)>,
-        fits: fn(&Value) -> bool,
-    ) -> Vec<Result<Value, Trouble>> {
+    pub(super) async fn ask(&self, commands: &Commands, fits: fn(&[u8]) -> bool) -> Vec<Result<Bytes, Trouble>> {
         let deadline = Instant::now() + READ_LIFE;
         let count = commands.len();
         let map = match timeout_at(deadline, self.map.settled()).await.unwrap_or(Err(Trouble::Timeout)) {
@@ -133,34 +138,30 @@ impl Cluster {
             }
         };
         let mut replies = vec![Err(Trouble::NoOwner); count];
-        let groups = self.by_owner(&map, commands);
-        let asked = groups.iter().map(|group| group.node.pipeline(&group.pipeline, fits, deadline));
-        let answered = join_all(asked).await;
         let mut redirects = Vec::new();
-        for (group, answered) in groups.iter().zip(answered) {
-            self.take(group, answered, &mut replies, Some(&mut redirects));
+        let groups = self.by_owner(&map, commands);
+        for (group, answered) in exchanged(groups, fits, deadline).await {
+            self.take(&group, answered, &mut replies, Some(&mut redirects));
         }
         if !redirects.is_empty() {
-            let groups = self.by_redirect(redirects, &mut replies);
-            let asked = groups.iter().map(|group| group.node.pipeline(&group.pipeline, |_| true, deadline));
-            let answered = join_all(asked).await;
-            for (group, answered) in groups.iter().zip(answered) {
-                self.take(group, answered, &mut replies, None);
+            let groups = self.by_redirect(redirects, commands, &mut replies);
+            for (group, answered) in exchanged(groups, |_| true, deadline).await {
+                self.take(&group, answered, &mut replies, None);
             }
         }
         replies
     }
 
     /// One group per node; what nobody owns is in none.
-    fn by_owner(&self, map: &Map, commands: impl ExactSizeIterator<Item = (u16, Cmd)>) -> Vec<Group> {
+    fn by_owner(&self, map: &Map, commands: &Commands) -> Vec<Group> {
         let count = commands.len();
         // A little more than a fair share each, so that most groups grow at most once.
         let share = count / map.nodes.len().max(1) * 5 / 4 + 4;
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of = vec![None; map.nodes.len()];
         let mut unowned = 0;
-        for (member, (slot, command)) in commands.enumerate() {
-            let Some(owner) = map.table.owner(slot) else {
+        for member in 0..count {
+            let Some(owner) = map.table.owner(slot_of(commands.key(member))) else {
                 unowned += 1;
                 continue;
             };
@@ -168,7 +169,7 @@ impl Cluster {
                 groups.push(Group::of(&map.nodes[owner], share));
                 groups.len() - 1
             });
-            groups[group].push(member, command);
+            groups[group].push(member, commands.get(member));
         }
         let counters = &self.family.counters;
         if unowned > 0 {
@@ -186,37 +187,32 @@ impl Cluster {
     fn take(
         &self,
         group: &Group,
-        answered: Result<Vec<Value>, Trouble>,
-        replies: &mut [Result<Value, Trouble>],
-        mut redirects: Option<&mut Vec<(usize, Redirect, Cmd)>>,
+        answered: Result<Vec<Bytes>, Trouble>,
+        replies: &mut [Result<Bytes, Trouble>],
+        mut redirects: Option<&mut Vec<(usize, Redirect)>>,
     ) {
-        let mut answered = match answered {
+        let answered = match answered {
             Ok(answered) => answered,
             Err(trouble) => {
                 group.members.iter().for_each(|(member, _)| replies[*member] = Err(trouble));
                 return;
             }
         };
-        let mut commands: Option<Vec<&Cmd>> = None;
         let mut complaints = Vec::new();
         let mut has_moved = false;
         for &(member, place) in &group.members {
-            let error = match std::mem::replace(&mut answered[place], Value::Nil) {
-                Value::ServerError(error) => error,
-                value => {
-                    replies[member] = Ok(value);
-                    continue;
-                }
+            let reply = &answered[place];
+            let Some(complaint) = resp::complaint(reply) else {
+                replies[member] = Ok(reply.clone());
+                continue;
             };
-            let trouble = Trouble::of_reply(&error);
+            let trouble = Trouble::of_complaint(complaint);
             replies[member] = Err(trouble);
-            let redirect = read_redirect(error.code(), error.details(), &group.node.place);
+            let (code, details) = complaint.split_once(' ').unwrap_or((complaint, ""));
+            let redirect = read_redirect(code, Some(details), &group.node.place);
             has_moved |= redirect.as_ref().is_some_and(|redirect| !redirect.is_ask);
             match (redirect, redirects.as_deref_mut()) {
-                (Some(redirect), Some(redirects)) => {
-                    let commands = commands.get_or_insert_with(|| group.pipeline.cmd_iter().collect());
-                    redirects.push((member, redirect, commands[place].clone()));
-                }
+                (Some(redirect), Some(redirects)) => redirects.push((member, redirect)),
                 _ if !complaints.contains(&trouble) => complaints.push(trouble),
                 _ => {}
             }
@@ -231,12 +227,13 @@ impl Cluster {
     /// One group per node that keys were redirected to.
     fn by_redirect(
         &self,
-        redirects: Vec<(usize, Redirect, Cmd)>,
-        replies: &mut [Result<Value, Trouble>],
+        redirects: Vec<(usize, Redirect)>,
+        commands: &Commands,
+        replies: &mut [Result<Bytes, Trouble>],
     ) -> Vec<Group> {
         self.family.counters.redirects.add(redirects.len());
         let mut groups: Vec<Group> = Vec::new();
-        for (member, redirect, command) in redirects {
+        for (member, redirect) in redirects {
             let found = groups.iter().position(|group| group.node.place == redirect.to);
             let group = match found {
                 Some(found) => &mut groups[found],
@@ -253,9 +250,10 @@ impl Cluster {
             };
             if redirect.is_ask {
                 // Holds for the very next command of the connection, which is in the same piece of bytes.
-                group.pipeline.cmd("ASKING");
+                group.bytes.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+                group.count += 1;
             }
-            group.push(member, command);
+            group.push(member, commands.get(member));
         }
         groups
     }
@@ -305,13 +303,13 @@ impl Cluster {
     async fn look_at(&self, askable: Askable) -> Result<Table, DialError> {
         match askable {
             Askable::Seed(place) => {
-                let (mut connection, _) = self.family.dialer.dial(&place).await?;
-                table(&mut connection, &place).await
+                let (connection, _) = self.family.dialer.dial(&place).await?;
+                table(&connection, &place).await
             }
             Askable::Node(node) => {
                 let connection = node.connection().await;
                 let no = |kind| DialError { kind, source: "it has no connection".into() };
-                table(&mut connection.map_err(no)?.2, &node.place).await
+                table(&connection.map_err(no)?.2, &node.place).await
             }
         }
     }
@@ -363,9 +361,9 @@ enum Askable {
 }
 
 /// Asks a node who has which slot.
-pub(super) async fn table(connection: &mut Connection, teller: &Place) -> Result<Table, DialError> {
+pub(super) async fn table(connection: &Connection, teller: &Place) -> Result<Table, DialError> {
     // Not CLUSTER SHARDS, which is newer: every version has this one, and it names the right port by itself.
-    let said = connection.mux().send_packed_command(::redis::cmd("CLUSTER").arg("SLOTS")).await?;
+    let said = connection.command(::redis::cmd("CLUSTER").arg("SLOTS")).await?;
     if let Value::ServerError(error) = said {
         return Err(DialError { kind: Trouble::of_reply(&error), source: error.into() });
     }
@@ -381,10 +379,18 @@ pub(super) async fn table(connection: &mut Connection, teller: &Place) -> Result
     }
 }
 
-fn get(key: &Bytes) -> Cmd {
-    let mut command = Cmd::with_capacity(2, key.len() + 3);
-    command.arg("GET").arg(&key[..]);
-    command
+/// Asks all nodes at once; every group with the replies to its commands.
+async fn exchanged(
+    groups: Vec<Group>,
+    fits: fn(&[u8]) -> bool,
+    deadline: Instant,
+) -> Vec<(Group, Result<Vec<Bytes>, Trouble>)> {
+    let asked = groups.into_iter().map(|mut group| async move {
+        let bytes = std::mem::take(&mut group.bytes);
+        let replies = group.node.exchange(bytes, group.count, fits, deadline).await;
+        (group, replies)
+    });
+    join_all(asked).await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,8 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::{MultiplexedConnection, PubSub};
-use ::redis::{AsyncConnectionConfig, Pipeline, RedisConnectionInfo, RedisError, Value};
+use ::redis::aio::PubSub;
+use ::redis::{Cmd, Pipeline, RedisConnectionInfo, RedisError, Value, parse_redis_value};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::oneshot;
@@ -19,6 +20,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::address::{AddressError, RedisAddress, RedisLayout, RedisLogin, RedisTls};
+use super::mux::Mux;
+use super::resp;
 use crate::Trouble;
 
 /// To connect, greet, log in and be greeted back. A frozen server leaves the attempt hanging in here and
@@ -38,14 +41,15 @@ pub(super) enum Place {
 
 /// How to get to servers and log in there.
 pub(super) struct Dialer {
-    login: RedisConnectionInfo,
+    login: RedisLogin,
+    db: u32,
     tls: Option<TlsConnector>,
 }
 
 /// A connection that many use at once. The last clone closes it.
 #[derive(Clone)]
 pub(super) struct Connection {
-    mux: MultiplexedConnection,
+    mux: Mux,
     _driver: Arc<Driver>,
 }
 
@@ -98,18 +102,7 @@ impl Dialer {
     }
 
     fn new(login: &RedisLogin, db: u32, tls: Option<&RedisTls>) -> Result<Self, AddressError> {
-        // One round trip less per connection, and users without CLIENT permission need none.
-        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(db.into());
-        if let Some(username) = &login.username {
-            info = info.set_username(username);
-        }
-        match &login.password {
-            Some(password) => info = info.set_password(password),
-            // A user that needs no password still has to be named, and AUTH wants some password then.
-            None if login.username.is_some() => info = info.set_password(""),
-            None => {}
-        }
-        Ok(Self { login: info, tls: tls.map(super::tls::connector).transpose()? })
+        Ok(Self { login: login.clone(), db, tls: tls.map(super::tls::connector).transpose()? })
     }
 
     /// A connection, and word of its end.
@@ -122,10 +115,24 @@ impl Dialer {
 
     /// A connection that hears what is published.
     pub(super) async fn listen(&self, to: &Place) -> Result<PubSub, DialError> {
-        match self.stream(to).await? {
-            Stream::Plain(stream) => Ok(PubSub::new(&self.login, stream).await?),
-            Stream::Other(stream) => Ok(PubSub::new(&self.login, stream).await?),
+        // One round trip less per connection, and users without CLIENT permission need none.
+        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(self.db.into());
+        if let Some(username) = &self.login.username {
+            info = info.set_username(username);
         }
+        if let Some(password) = self.password() {
+            info = info.set_password(password);
+        }
+        match self.stream(to).await? {
+            Stream::Plain(stream) => Ok(PubSub::new(&info, stream).await?),
+            Stream::Other(stream) => Ok(PubSub::new(&info, stream).await?),
+        }
+    }
+
+    /// A user that needs no password still has to be named, and AUTH wants some password then.
+    fn password(&self) -> Option<&str> {
+        let none = self.login.username.as_ref().map(|_| "");
+        self.login.password.as_deref().or(none)
     }
 
     async fn stream(&self, to: &Place) -> Result<Stream, DialError> {
@@ -145,16 +152,36 @@ impl Dialer {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // No timeouts in the library: each read has one timer around all it does, and so has each attempt.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let (mux, driver) = MultiplexedConnection::new_with_config(&self.login, stream, config).await?;
+        // No timeouts in here: each read has one timer around all it does, and so has each attempt.
+        let (mux, driver) = Mux::over(stream);
         let (ends, closed) = oneshot::channel();
         // Aborted with the last clone of the connection, so it outlives nobody.
         let driver = tokio::spawn(async move {
             driver.await;
             drop::<oneshot::Sender<()>>(ends);
         });
-        Ok((Connection { mux, _driver: Arc::new(Driver(driver)) }, closed))
+        let connection = Connection { mux, _driver: Arc::new(Driver(driver)) };
+        self.log_in(&connection).await?;
+        Ok((connection, closed))
+    }
+
+    async fn log_in(&self, connection: &Connection) -> Result<(), DialError> {
+        if let Some(password) = self.password() {
+            let mut auth = ::redis::cmd("AUTH");
+            auth.arg(&self.login.username).arg(password);
+            if let Value::ServerError(error) = connection.command(&auth).await? {
+                // Whatever its words are, a server that does not take a login needs another one.
+                let said = Trouble::of_reply(&error);
+                let kind = if said == Trouble::Other { Trouble::Auth } else { said };
+                return Err(DialError { kind, source: error.into() });
+            }
+        }
+        if self.db != 0
+            && let Value::ServerError(error) = connection.command(::redis::cmd("SELECT").arg(self.db)).await?
+        {
+            return Err(DialError { kind: Trouble::of_reply(&error), source: error.into() });
+        }
+        Ok(())
     }
 }
 
@@ -184,16 +211,23 @@ enum Stream {
 }
 
 impl Connection {
-    pub(super) fn mux(&mut self) -> &mut MultiplexedConnection {
-        &mut self.mux
+    /// Sends encoded commands at once; the bytes of as many replies, to be taken apart by who asked.
+    pub(super) async fn ask(&self, commands: Vec<u8>, replies: usize) -> Result<Bytes, Trouble> {
+        self.mux.ask(commands, replies).await
+    }
+
+    /// Sends one command; what the server has against it is a value too.
+    pub(super) async fn command(&self, command: &Cmd) -> Result<Value, DialError> {
+        let no = |kind| DialError { kind, source: "there is no reply".into() };
+        let reply = self.ask(command.get_packed_command(), 1).await.map_err(no)?;
+        Ok(parse_redis_value(&reply)?)
     }
 
     /// Sends all commands at once; as many replies as commands, in order.
-    pub(super) async fn pipeline(&mut self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
-        let replies = self.mux.send_packed_commands(commands, 0, commands.len()).await;
-        let replies = replies.map_err(|e| Trouble::of_error(&e))?;
-        // As many values as commands, or the replies no longer belong to the questions.
-        if replies.len() == commands.len() { Ok(replies) } else { Err(Trouble::Protocol) }
+    pub(super) async fn pipeline(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
+        let all = self.ask(commands.get_packed_pipeline(), commands.len()).await?;
+        let replies = resp::each(&all, commands.len()).map_err(|_| Trouble::Protocol)?;
+        replies.iter().map(|reply| parse_redis_value(reply).map_err(|e| Trouble::of_error(&e))).collect()
     }
 }
 

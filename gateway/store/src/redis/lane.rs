@@ -136,13 +136,13 @@ async fn attempt(node: &Node) -> Result<(Connection, Closed), DialError> {
 }
 
 async fn connect(node: &Node) -> Result<(Connection, Closed), DialError> {
-    let (mut connection, closed) = node.dialer.dial(&node.place).await?;
-    greet(node, &mut connection).await?;
+    let (connection, closed) = node.dialer.dial(&node.place).await?;
+    greet(node, &connection).await?;
     Ok((connection, closed))
 }
 
 /// Returns once the connection is of no use any more, with the reason.
-async fn watch_over(node: &Node, lane: &Lane, number: u64, mut connection: Connection, closed: Closed) -> Trouble {
+async fn watch_over(node: &Node, lane: &Lane, number: u64, connection: Connection, closed: Closed) -> Trouble {
     let mut condemned = lane.condemned.subscribe();
     let end = async {
         tokio::select! {
@@ -160,7 +160,7 @@ async fn watch_over(node: &Node, lane: &Lane, number: u64, mut connection: Conne
             return Trouble::Connection;
         }
         let generation = node.breaker.admit();
-        if let Err(error) = within(READ_LIFE, greet(node, &mut connection)).await {
+        if let Err(error) = within(READ_LIFE, greet(node, &connection)).await {
             node.counters.trouble(error.kind);
             if let Some(generation) = generation {
                 node.failed(error.kind, generation);
@@ -171,10 +171,10 @@ async fn watch_over(node: &Node, lane: &Lane, number: u64, mut connection: Conne
 }
 
 /// Asks whether the server is there, and whether it is what it should be.
-async fn greet(node: &Node, connection: &mut Connection) -> Result<(), DialError> {
+async fn greet(node: &Node, connection: &Connection) -> Result<(), DialError> {
     let said = match node.duty {
-        Duty::Any => connection.mux().send_packed_command(&::redis::cmd("PING")).await?,
-        Duty::Master => connection.mux().send_packed_command(&::redis::cmd("ROLE")).await?,
+        Duty::Any => connection.command(&::redis::cmd("PING")).await?,
+        Duty::Master => connection.command(&::redis::cmd("ROLE")).await?,
     };
     match said {
         // Whatever else a server says (a user that may read but not ping, a full memory), it is there and

@@ -330,7 +330,7 @@ impl Loader {
         let made = within(CONNECT_TIMEOUT, async {
             let (mut line, _) = servers.dial(place).await?;
             for script in scripts {
-                teach(&mut line, script).await?;
+                teach(&line, script).await?;
             }
             Ok(line)
         });
@@ -350,7 +350,7 @@ impl Loader {
                 let looks = known.into_iter().map(|place| {
                     within(CONNECT_TIMEOUT, async move {
                         let (mut line, _) = servers.dial(&place).await?;
-                        cluster::table(&mut line, &place).await
+                        cluster::table(&line, &place).await
                     })
                 });
                 *table = first(looks).await.map_err(|e| unanswered(&"any node", e))?;
@@ -377,7 +377,7 @@ fn chunks(errands: Vec<Errand>) -> impl Iterator<Item = Vec<Errand>> {
 }
 
 /// Sends one chunk. `can_wait` says whether there is hope for what a server will not do right now.
-async fn send(place: &Place, mut line: Connection, mut chunk: Vec<Errand>, can_wait: bool) -> Returned {
+async fn send(place: &Place, line: Connection, mut chunk: Vec<Errand>, can_wait: bool) -> Returned {
     let mut pipeline = Pipeline::with_capacity(chunk.len());
     let mut at = Vec::with_capacity(chunk.len());
     for errand in &mut chunk {
@@ -430,8 +430,8 @@ fn may_pass(kind: Trouble) -> bool {
     kind.is_news_of_others() || matches!(kind, Trouble::TryAgain | Trouble::Loading)
 }
 
-async fn teach(line: &mut Connection, script: &str) -> Result<String, DialError> {
-    let said = line.mux().send_packed_command(::redis::cmd("SCRIPT").arg("LOAD").arg(script)).await?;
+async fn teach(line: &Connection, script: &str) -> Result<String, DialError> {
+    let said = line.command(::redis::cmd("SCRIPT").arg("LOAD").arg(script)).await?;
     match LoadReply::of(said) {
         LoadReply::Text(sha) => Ok(String::from_utf8_lossy(&sha).into_owned()),
         LoadReply::Refused { kind, message } => Err(DialError { kind, source: message.into() }),

@@ -9,12 +9,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::poll_read_buf;
 
+use super::resp::Scan;
 use crate::Trouble;
-use crate::resp::Scan;
 
+/// Questions that wait to be sent. More than a store has batches under way: full means that nothing is sent any more.
+const QUESTIONS_MAX: usize = 2_048;
 /// Room made before every read: a reply of a hundred rows comes in one or two pieces.
 const READ_BYTES: usize = 64 << 10;
 /// Bytes of replies to one question. More is a server that sends what nobody asked for.
@@ -27,7 +30,7 @@ const READS_PER_POLL: usize = 32;
 /// Asks over one connection. The last clone closes it, once what was asked is answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Mux {
-    questions: mpsc::UnboundedSender<Question>,
+    questions: mpsc::Sender<Question>,
 }
 
 #[derive(Debug)]
@@ -40,7 +43,7 @@ struct Question {
 impl Mux {
     /// Asks over this stream; the future does the work and ends with the connection.
     pub(crate) fn over<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Self, Driver<S>) {
-        let (questions, asked) = mpsc::unbounded_channel();
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let driver = Driver {
             stream,
             asked,
@@ -57,7 +60,10 @@ impl Mux {
     /// drops the future only stops waiting.
     pub(crate) async fn ask(&self, commands: Vec<u8>, replies: usize) -> Result<Bytes, Trouble> {
         let (tell, told) = oneshot::channel();
-        self.questions.send(Question { commands, replies, tell }).map_err(|_| Trouble::Connection)?;
+        self.questions.try_send(Question { commands, replies, tell }).map_err(|error| match error {
+            TrySendError::Full(_) => Trouble::Busy,
+            TrySendError::Closed(_) => Trouble::Connection,
+        })?;
         told.await.unwrap_or(Err(Trouble::Connection))
     }
 }
@@ -66,7 +72,7 @@ impl Mux {
 #[derive(Debug)]
 pub(crate) struct Driver<S> {
     stream: S,
-    asked: mpsc::UnboundedReceiver<Question>,
+    asked: mpsc::Receiver<Question>,
     is_asked_no_more: bool,
     out: BytesMut,
     came: BytesMut,
@@ -108,7 +114,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.came)) {
                 Ok(1..) => self.answer()?,
                 // The end of the stream, or an error: what was asked is not answered any more.
-                Ok(0) | Err(_) => return Poll::Ready(Err(Trouble::Connection)),
+                Ok(0) => return Poll::Ready(Err(Trouble::Connection)),
+                Err(error) => return Poll::Ready(Err(Trouble::of_io(&error))),
             }
         }
         cx.waker().wake_by_ref();
@@ -130,7 +137,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(sent @ 1..)) => self.out.advance(sent),
-                Poll::Ready(Ok(0) | Err(_)) => return Err(Trouble::Connection),
+                Poll::Ready(Ok(0)) => return Err(Trouble::Connection),
+                Poll::Ready(Err(error)) => return Err(Trouble::of_io(&error)),
                 Poll::Pending => return Ok(()),
             }
         }

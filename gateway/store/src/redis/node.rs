@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use ::redis::{Cmd, Pipeline, Value};
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -14,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dial::{Connection, Dialer, Place};
 use super::lane::{Lane, LaneState, keep};
+use super::resp::{self, Element, Elements, Garbage};
 use crate::breaker::{Breaker, Generation, Openings, Silence};
 use crate::flight::Answer;
 use crate::{BreakerState, Counters, Trouble};
@@ -24,6 +24,8 @@ pub(crate) const READ_LIFE: Duration = Duration::from_millis(250);
 /// Keys per MGET. The server runs a command in one go: at 512 rows of half a kilobyte that is well below a
 /// millisecond, so other clients' commands are not held up by our largest batch.
 const MGET_KEYS_MAX: usize = 512;
+/// What a key takes in a command besides itself: `$`, its length and two line ends.
+const KEY_OVERHEAD_BYTES: usize = 10;
 /// Multiplexed connections per node. One already carries everything in flight; a second keeps reads going
 /// while the first is being replaced and splits the parsing of replies over two cores.
 const CONNECTIONS: usize = 2;
@@ -158,15 +160,16 @@ impl Node {
         }
     }
 
-    /// Sends these commands in one go; one reply for each, errors among them. Any other reply that does not fit
-    /// means that replies no longer belong to their questions. A trouble is everybody's, and already counted.
-    pub(super) async fn pipeline(
+    /// Sends these commands in one go; the bytes of one reply for each, errors among them. Any other reply that does
+    /// not fit means that replies no longer belong to their questions. A trouble is everybody's, and already counted.
+    pub(super) async fn exchange(
         &self,
-        commands: &Pipeline,
-        fits: fn(&Value) -> bool,
+        commands: Vec<u8>,
+        count: usize,
+        fits: fn(&[u8]) -> bool,
         deadline: Instant,
-    ) -> Result<Vec<Value>, Trouble> {
-        let sent = self.admitted(commands, fits, deadline).await;
+    ) -> Result<Vec<Bytes>, Trouble> {
+        let sent = self.admitted(commands, count, fits, deadline).await;
         if let Err(trouble) = &sent {
             self.counters.trouble(*trouble);
         }
@@ -175,17 +178,20 @@ impl Node {
 
     async fn admitted(
         &self,
-        commands: &Pipeline,
-        fits: fn(&Value) -> bool,
+        commands: Vec<u8>,
+        count: usize,
+        fits: fn(&[u8]) -> bool,
         deadline: Instant,
-    ) -> Result<Vec<Value>, Trouble> {
+    ) -> Result<Vec<Bytes>, Trouble> {
         let Some(generation) = self.breaker.admit() else { return Err(Trouble::Breaker) };
         let _place = Berth::of(&self.pipelines).ok_or(Trouble::Busy)?;
         let exchange = async {
-            let (lane, attempt, mut connection) = self.connection().await?;
-            let replies = connection.pipeline(commands).await.and_then(|replies| {
-                let fit = replies.iter().all(|reply| matches!(reply, Value::ServerError(_)) || fits(reply));
-                if fit { Ok(replies) } else { Err(Trouble::Protocol) }
+            let (lane, attempt, connection) = self.connection().await?;
+            let replies = connection.ask(commands, count).await;
+            let replies = replies.and_then(|all| {
+                let each = resp::each(&all, count).map_err(|_| Trouble::Protocol)?;
+                let fit = each.iter().all(|reply| reply.starts_with(b"-") || fits(reply));
+                if fit { Ok(each) } else { Err(Trouble::Protocol) }
             });
             if matches!(replies, Err(Trouble::Connection | Trouble::Protocol)) {
                 lane.condemn(attempt);
@@ -201,71 +207,72 @@ impl Node {
     }
 
     async fn ask(&self, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
-        let (lane, attempt, mut connection) = self.connection().await?;
-        let asked = self.mget(&mut connection, keys).await;
+        let (lane, attempt, connection) = self.connection().await?;
+        let asked = self.mget(&connection, keys).await;
         if matches!(asked, Err(Trouble::Connection | Trouble::Protocol)) {
             lane.condemn(attempt);
         }
         asked
     }
 
-    async fn mget(&self, connection: &mut Connection, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
-        let mut answers = Vec::with_capacity(keys.len());
-        if keys.len() <= MGET_KEYS_MAX {
-            let reply = connection.mux().send_packed_command(&mget(keys)).await;
-            self.take(reply.map_err(|e| Trouble::of_error(&e))?, keys.len(), &mut answers)?;
-            return Ok(answers);
-        }
-        let mut pipeline = Pipeline::new();
+    async fn mget(&self, connection: &Connection, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
+        let mut commands =
+            Vec::with_capacity(keys.iter().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum::<usize>() + 32);
         for chunk in keys.chunks(MGET_KEYS_MAX) {
-            pipeline.add_command(mget(chunk));
+            resp::begin(&mut commands, chunk.len() + 1);
+            resp::push(&mut commands, b"MGET");
+            chunk.iter().for_each(|key| resp::push(&mut commands, key));
         }
-        let replies = connection.pipeline(&pipeline).await?;
-        for (reply, chunk) in replies.into_iter().zip(keys.chunks(MGET_KEYS_MAX)) {
-            self.take(reply, chunk.len(), &mut answers)?;
+        let chunks = keys.chunks(MGET_KEYS_MAX);
+        let replies = connection.ask(commands, chunks.len()).await?;
+        let mut elements = Elements::of(&replies);
+        let mut answers = Vec::with_capacity(keys.len());
+        for chunk in chunks {
+            self.take(&mut elements, chunk.len(), &mut answers).map_err(|_| Trouble::Protocol)?;
         }
         Ok(answers)
     }
 
     /// One MGET's reply. A key that holds a list or a hash is nil in it, as if it were not there: it spoils no
     /// other key, and its entity is Missing.
-    fn take(&self, reply: Value, keys: usize, answers: &mut Vec<Answer>) -> Result<(), Trouble> {
-        match reply {
-            Value::Array(items) if items.len() == keys => {
-                for item in items {
-                    answers.push(match item {
-                        Value::BulkString(row) => Answer::Row(row.into()),
-                        Value::Nil => Answer::Nothing,
-                        _ => return Err(Trouble::Protocol),
+    fn take(&self, elements: &mut Elements<'_>, keys: usize, answers: &mut Vec<Answer>) -> Result<(), Garbage> {
+        match elements.next()? {
+            Some(Element::Array(items)) if items == keys => {
+                for _ in 0..keys {
+                    answers.push(match elements.next()? {
+                        // Copied: a row that is kept must not hold the rows of everybody else in memory.
+                        Some(Element::Bulk(row)) => Answer::Row(Bytes::copy_from_slice(row)),
+                        Some(Element::Nil) => Answer::Nothing,
+                        _ => return Err(Garbage),
                     });
                 }
                 Ok(())
             }
             // A server that can say what is wrong is there: this batch failed, the connection is fine.
-            Value::ServerError(error) => {
-                let trouble = Trouble::of_reply(&error);
+            Some(Element::Error(line)) => {
+                let trouble = Trouble::of_complaint(str::from_utf8(line).unwrap_or_default());
                 self.complaint(trouble);
                 answers.extend(std::iter::repeat_n(Answer::Failed(trouble), keys));
                 Ok(())
             }
             // As many values as keys, or the replies no longer belong to the questions.
-            _ => Err(Trouble::Protocol),
+            _ => Err(Garbage),
         }
     }
 
     /// Tells values from complaints.
-    pub(super) fn judged(&self, replies: Vec<Value>) -> Vec<Result<Value, Trouble>> {
+    pub(super) fn judged(&self, replies: Vec<Bytes>) -> Vec<Result<Bytes, Trouble>> {
         let mut said = Vec::new();
-        let judge = |reply| match reply {
-            Value::ServerError(error) => {
-                let trouble = Trouble::of_reply(&error);
+        let judge = |reply: Bytes| match resp::complaint(&reply) {
+            Some(complaint) => {
+                let trouble = Trouble::of_complaint(complaint);
                 if !said.contains(&trouble) {
                     said.push(trouble);
                     self.complaint(trouble);
                 }
                 Err(trouble)
             }
-            value => Ok(value),
+            None => Ok(reply),
         };
         replies.into_iter().map(judge).collect()
     }
@@ -334,13 +341,4 @@ impl Drop for Berth<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
-}
-
-fn mget(keys: &[Bytes]) -> Cmd {
-    let mut command = Cmd::with_capacity(keys.len() + 1, keys.iter().map(Bytes::len).sum::<usize>() + 4);
-    command.arg("MGET");
-    for key in keys {
-        command.arg(&key[..]);
-    }
-    command
 }

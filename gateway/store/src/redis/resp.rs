@@ -1,5 +1,10 @@
 //! Redis' protocol (RESP2) as bytes: commands written, replies found and taken apart where they lie. Promises: what
 //! is no reply is an error, never a panic, and no number in a reply makes us reserve memory.
+//!
+//! The client library's parser makes a value of its own for every string of a reply: for a hundred hashes of fifty
+//! fields that was two thirds of all the time that a request took here.
+
+use bytes::Bytes;
 
 /// Redis refuses longer strings (`proto-max-bulk-len`).
 const BULK_BYTES_MAX: i64 = 512 << 20;
@@ -151,6 +156,28 @@ impl Scan {
     }
 }
 
+/// The bytes of each of the replies that `all` holds.
+pub(crate) fn each(all: &Bytes, replies: usize) -> Result<Vec<Bytes>, Garbage> {
+    let mut found = Vec::with_capacity(replies);
+    let mut elements = Elements::of(all);
+    let mut start = 0;
+    for _ in 0..replies {
+        elements.skip()?;
+        let end = all.len() - elements.rest.len();
+        found.push(all.slice(start..end));
+        start = end;
+    }
+    Ok(found)
+}
+
+/// What the server has against the command, if that is what this reply says: `CODE details`.
+pub(crate) fn complaint(reply: &[u8]) -> Option<&str> {
+    let line = reply.strip_prefix(b"-")?;
+    let end = line.iter().position(|byte| *byte == b'\r').unwrap_or(line.len());
+    // Servers word their errors in ASCII; what is not text has no code that we know.
+    Some(str::from_utf8(&line[..end]).unwrap_or_default())
+}
+
 /// Writes a command of this many arguments, its name the first of them; [`push`] adds each.
 pub(crate) fn begin(out: &mut Vec<u8>, arguments: usize) {
     head(out, b'*', arguments);
@@ -204,6 +231,16 @@ mod tests {
         let mut elements = Elements::of(reply);
         elements.skip().unwrap();
         assert_eq!(elements.next(), Ok(Some(Simple(b"OK"))), "after the whole array");
+    }
+
+    #[test]
+    fn replies_of_a_batch_are_told_apart() {
+        let all = Bytes::from_static(b"+OK\r\n*2\r\n:1\r\n$1\r\na\r\n-MOVED 3 10.0.0.1:7000\r\n");
+        let each = each(&all, 3).unwrap();
+        assert_eq!(each, ["+OK\r\n", "*2\r\n:1\r\n$1\r\na\r\n", "-MOVED 3 10.0.0.1:7000\r\n"]);
+        assert_eq!(complaint(&each[2]), Some("MOVED 3 10.0.0.1:7000"));
+        assert_eq!(complaint(&each[0]), None);
+        assert_eq!(super::each(&all, 4), Err(Garbage));
     }
 
     #[test]

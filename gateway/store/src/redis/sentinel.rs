@@ -65,11 +65,11 @@ impl Sentinels {
     }
 
     async fn ask(&self, sentinel: &Place) -> Result<Place, DialError> {
-        let (mut connection, _) = self.dialer.dial(sentinel).await?;
+        let (connection, _) = self.dialer.dial(sentinel).await?;
         let mut question = ::redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         let no = |kind, why: &str| Err(DialError { kind, source: why.into() });
-        match connection.mux().send_packed_command(&question).await? {
+        match connection.command(&question).await? {
             Value::ServerError(error) => Err(DialError { kind: Trouble::of_reply(&error), source: error.into() }),
             Value::Nil => no(Trouble::NoMaster, "the sentinel watches no master of this name"),
             reply => match ::redis::from_redis_value::<(String, u16)>(reply) {
@@ -81,8 +81,8 @@ impl Sentinels {
 
     /// Asks the server itself: a sentinel that was cut off still names the master of before.
     async fn verify(&self, master: &Place) -> Result<(), DialError> {
-        let (mut connection, _) = self.servers.dial(master).await?;
-        match connection.mux().send_packed_command(&::redis::cmd("ROLE")).await? {
+        let (connection, _) = self.servers.dial(master).await?;
+        match connection.command(&::redis::cmd("ROLE")).await? {
             // A user who may not ask has to believe the sentinel.
             Value::ServerError(error) if Trouble::of_reply(&error) == Trouble::Permission => Ok(()),
             role if is_master(&role) => Ok(()),

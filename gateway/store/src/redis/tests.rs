@@ -9,19 +9,18 @@ fn open(url: &str) -> Redis {
     Redis::open(&url.parse().unwrap()).unwrap()
 }
 
-fn commands(lines: &[&str]) -> Vec<Command> {
-    let command = |line: &&str| {
-        let mut words = line.split(' ');
-        let mut cmd = ::redis::cmd(words.next().unwrap_or_default());
-        let words: Vec<&str> = words.collect();
-        cmd.arg(&words);
-        Command { key: Bytes::copy_from_slice(words[0].as_bytes()), cmd }
-    };
-    lines.iter().map(command).collect()
+fn commands(lines: &[&str]) -> Commands {
+    let mut commands = Commands::default();
+    for line in lines {
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let key = Bytes::copy_from_slice(words[1]);
+        commands.push(line.split(' ').next().unwrap(), key, words[2..].iter().copied());
+    }
+    commands
 }
 
-fn bulk(text: &str) -> Result<Value, Trouble> {
-    Ok(Value::BulkString(text.as_bytes().to_vec()))
+fn said(reply: &'static str) -> Result<Bytes, Trouble> {
+    Ok(Bytes::from_static(reply.as_bytes()))
 }
 
 #[tokio::test]
@@ -33,14 +32,14 @@ async fn commands_of_one_batch_are_answered_in_order_and_fail_alone() {
     let redis = open(&server.url().replace("//", "//reader:pw@"));
     let asked = ["HMGET h b nothing a", "GET s", "HGETALL s", "HGETALL nobody", "LRANGE s 0 1", "GET h", "GET s"];
     let replies = redis.run(commands(&asked)).await;
-    let hash = Ok(Value::Array(vec![Value::BulkString(b"2".into()), Value::Nil, Value::BulkString(b"1".into())]));
+    let hash = said("*3\r\n$1\r\n2\r\n$-1\r\n$1\r\n1\r\n");
     let (wrong, not_allowed) = (Err(Trouble::WrongType), Err(Trouble::Permission));
-    let nobody = Ok(Value::Array(vec![]));
-    assert_eq!(replies, [hash, bulk("text"), wrong.clone(), nobody, not_allowed, wrong, bulk("text")]);
+    let (nobody, text) = (said("*0\r\n"), said("$4\r\ntext\r\n"));
+    assert_eq!(replies, [hash, text.clone(), wrong.clone(), nobody, not_allowed, wrong, text]);
     let counters = redis.counters();
     assert_eq!((counters.store_batches.get(), counters.store_keys.get()), (1, 7));
     assert_eq!((counters.troubles(Trouble::WrongType), counters.troubles(Trouble::Permission)), (1, 1));
-    assert_eq!(redis.run(vec![]).await, []);
+    assert_eq!(redis.run(Commands::default()).await, []);
     assert_eq!(counters.store_batches.get(), 1);
 }
 
@@ -74,7 +73,7 @@ async fn commands_go_to_the_nodes_that_have_their_keys() {
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let wanted = |key: &String| match key.as_str() {
         "k3" => Err(Trouble::WrongType),
-        key => Ok(Value::Array(vec![Value::BulkString(key.into()), Value::Nil])),
+        key => Ok(Bytes::from(format!("*2\r\n${}\r\n{key}\r\n$-1\r\n", key.len()))),
     };
     let wanted: Vec<_> = keys.iter().map(wanted).collect();
     assert_eq!(redis.run(commands(&lines)).await, wanted);
@@ -93,8 +92,7 @@ async fn commands_go_to_the_nodes_that_have_their_keys() {
     cluster.nodes[from].command(&["HSET", "{t}2", "f", "2"]);
     cluster.begin_to_move(slot, from, to);
     cluster.move_key(b"{t}2", from, to);
-    let (one, two) = (Value::BulkString(b"1".into()), Value::BulkString(b"2".into()));
-    let both = [Ok(Value::Array(vec![two])), Ok(Value::Array(vec![one]))];
+    let both = [said("*1\r\n$1\r\n2\r\n"), said("*1\r\n$1\r\n1\r\n")];
     assert_eq!(redis.run(commands(&["HMGET {t}2 f", "HMGET {t}1 f"])).await, both);
     cluster.move_key(b"{t}1", from, to);
     cluster.end_move(slot, from, to);
@@ -116,7 +114,7 @@ async fn the_last_clone_takes_all_connections_and_tasks_with_it() {
         let clone = redis.clone();
         crate::common::until("all are connected", async || servers.iter().all(|s| connected(s) == 2)).await;
         drop(redis);
-        assert_eq!(clone.run(commands(&["GET a"])).await, [Ok(Value::Nil)]);
+        assert_eq!(clone.run(commands(&["GET a"])).await, [said("$-1\r\n")]);
         drop(clone);
         crate::common::until("all have hung up", async || servers.iter().all(|s| connected(s) == 0)).await;
     }
