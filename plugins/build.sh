@@ -13,7 +13,7 @@ mkdir -p "$1"
 out="$(cd "$1" && pwd)"
 shift
 crates=("$@")
-[[ $# -ge 1 ]] || crates=(crosswind delay_risk_v1 delay_risk_v2 hostile)
+[[ $# -ge 1 ]] || crates=(crosswind delay_risk_v1 delay_risk_v2 trip_fare hostile)
 target=wasm32-unknown-unknown
 
 RUSTC="$("$here/setup-wasm.sh")"
