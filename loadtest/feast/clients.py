@@ -90,11 +90,14 @@ def comparable(value):
     return value if isinstance(value, (str, bytes, bool, type(None))) else repr(value)
 
 
-def outcome(call):
+def outcome(call, tries=5):
     """What a call gives or raises, comparable: an exception is its class and its text."""
     try:
         return comparable(call())
     except Exception as why:
+        # Feast's server hangs up after an error without saying so, and the SDK may be sending on that line already.
+        if "Connection aborted" in str(why) and tries > 1:
+            return outcome(call, tries - 1)
         # Of a 500 the SDK says no more than that it tried again, and at which port.
         message = re.sub(r"port=\d+", "port=…", str(why))
         error = feast_error(
