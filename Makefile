@@ -3,10 +3,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check advisories bench plugins setup-redis setup-h2load setup-python
+.PHONY: help demo test test-feast check advisories bench bench-feast plugins
+.PHONY: setup-redis setup-h2load setup-wrk setup-python setup-feast
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
 PYTHON_ENV := target/py
+# The real Feast, to be compared with: 600 MB, so only `test-feast` and `bench-feast` install it.
+FEAST_ENV := target/feast
 COMPONENTS := deploy/demo/plugins
 EXAMPLES := crosswind delay_risk_v1 delay_risk_v2
 
@@ -26,6 +29,12 @@ test: setup-redis setup-python ## Run every test
 # Filling a disk takes a file system of its own, and mounting one takes root.
 	if [ "$$(id -u)" = 0 ]; then cargo test --locked --workspace --test crash -- --ignored a_full_disk; fi
 
+test-feast: setup-redis setup-feast ## Compare with the real Feast: every answer, every write, its clients, its log
+	cargo build --locked -p weir
+	WEIR=target/debug/weir $(FEAST_ENV)/bin/python loadtest/feast/differential.py --requests 2400
+	WEIR=target/debug/weir $(FEAST_ENV)/bin/python loadtest/feast/clients.py
+	cargo test --locked -p weir-journal --test feast_log -- --ignored
+
 check: ## What a change must pass: format, lints, docs, licences, tests
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -43,6 +52,10 @@ bench: setup-redis setup-h2load setup-python ## Measure the gateway against its 
 	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) $(EXAMPLES)
 	$(PYTHON_ENV)/bin/python loadtest/bench.py
 
+bench-feast: setup-redis setup-wrk setup-feast ## Measure the gateway beside Feast's feature server on one Redis
+	cargo build --release --locked -p weir
+	WEIR=target/release/weir $(FEAST_ENV)/bin/python loadtest/feast/bench_feast.py
+
 plugins: ## Build the example transforms into the demo
 	plugins/build.sh $(COMPONENTS) $(EXAMPLES)
 
@@ -52,7 +65,17 @@ setup-redis:
 setup-h2load:
 	@deploy/setup-tool.sh h2load nghttp2-client
 
+setup-wrk:
+	@deploy/setup-tool.sh wrk wrk
+
 setup-python: $(PYTHON_ENV)/.ready
+
+setup-feast: $(FEAST_ENV)/.ready
+
+$(FEAST_ENV)/.ready: loadtest/feast/requirements.txt
+	python3 -m venv $(FEAST_ENV)
+	$(FEAST_ENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 $(PYTHON_ENV)/.ready: deploy/python.txt
 	python3 -m venv $(PYTHON_ENV)

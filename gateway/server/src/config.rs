@@ -183,7 +183,7 @@ impl Config {
                 queue_bytes: journal.number("queue_mib", 1..=4_096).map_or(QUEUE_BYTES, |mib| mib << 20),
                 seal_after: journal.number("seal_after_s", 1..=86_400).map_or(SEAL_AFTER, Duration::from_secs),
                 fsync_every: journal.millis("fsync_every_ms", Duration::from_secs(60)).unwrap_or(FSYNC_EVERY),
-                feast_log: journal.flag("feast_log").unwrap_or(false),
+                feast_log: journal.flag("feast_log").unwrap_or(feast.is_some()),
             };
             journal.finish();
             config
@@ -228,7 +228,8 @@ impl Config {
                     queue_bytes: QUEUE_BYTES,
                     seal_after: SEAL_AFTER,
                     fsync_every: FSYNC_EVERY,
-                    feast_log: false,
+                    // Who serves Feast's clients reads Feast's log.
+                    feast_log: self.feast.is_some(),
                 },
             });
         }

@@ -70,6 +70,7 @@ pub struct Metrics {
     stages: Histograms<Stage>,
     values: Family<Value, Counter>,
     refusals: Family<Reason, Counter>,
+    unlogged: Family<Reason, Counter>,
     fallbacks: Family<Service, Counter>,
     transforms: Family<Call, Counter>,
     reloads: Family<Outcome, Counter>,
@@ -94,13 +95,15 @@ impl Default for Metrics {
         registry.register("values", "Served values by where they came from", values.clone());
         let refusals = Family::default();
         registry.register("refusals", "Requests that got no answer, by reason", refusals.clone());
+        let unlogged = Family::default();
+        registry.register("feast_unlogged", "Answers to Feast clients that are not in the journal, by reason", unlogged.clone());
         let fallbacks = Family::default();
         registry.register("fallbacks", "Answers that name the fallback model", fallbacks.clone());
         let transforms = Family::default();
         registry.register("transform_calls", "Calls of transforms by outcome", transforms.clone());
         let reloads = Family::default();
         registry.register("config_reloads", "Attempts to reload the configuration by outcome", reloads.clone());
-        Self { registry, requests, rows, duration, stages, values, refusals, fallbacks, transforms, reloads }
+        Self { registry, requests, rows, duration, stages, values, refusals, unlogged, fallbacks, transforms, reloads }
     }
 }
 
@@ -143,6 +146,10 @@ impl Metrics {
             let label = Value { service: service.to_owned(), provenance: provenance.name() };
             self.values.get_or_create(&label).inc_by(u64::from(count));
         }
+    }
+
+    pub(crate) fn unlogged(&self, reason: &'static str) {
+        self.unlogged.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn refused(&self, refusal: &Refusal) {

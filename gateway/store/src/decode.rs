@@ -6,7 +6,9 @@ use weir_domain::plan::{Plan, ReadFeature};
 use weir_domain::{Blob, Cell, Column, FeatureType, Gathered, Kind, Lists, Provenance, Times};
 
 use crate::decode_hash;
+use crate::fetch::HashFound;
 use crate::row::{HEADER_BYTES, Layout, Row, SLOT_BYTES};
+use crate::shape::hash_row;
 use crate::wanted::Wanted;
 
 /// What became of one wanted entity.
@@ -37,6 +39,39 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Found], now_us: i64, i
         let layout = Layout::of(&read.view);
         for feature in &read.features {
             into.cells[feature.slot] = Some(cell(&lines, layout, &read.view, feature));
+        }
+    }
+}
+
+/// Fills the slots and the times of one read of the plan with rows of hashes that somebody else asked for: the same
+/// fields of the same entities. Rows that happened before `oldest_us` are EXPIRED.
+pub fn fill_hashes(
+    plan: &Plan,
+    read: usize,
+    rows: &[u32],
+    found: &[HashFound],
+    oldest_us: i64,
+    into: &mut Gathered,
+) {
+    let found: Vec<Found> = found.iter().map(Found::of).collect();
+    into.cells.resize(into.cells.len().max(plan.slots), None);
+    into.times.resize(into.times.len().max(plan.reads.len()), Times::default());
+    let Some(of) = plan.reads.get(read) else { return };
+    let lines = Lines::of(rows.iter().map(|&e| &found[e as usize]), oldest_us);
+    into.times[read] = times(rows, &found);
+    for (place, feature) in of.features.iter().enumerate() {
+        into.cells[feature.slot] = Some(decode_hash::cell(&lines, of.view.features[feature.index].of, place));
+    }
+}
+
+impl Found {
+    fn of(hash: &HashFound) -> Self {
+        match hash {
+            HashFound::Row { row, provenance, age_ms } => {
+                let (provenance, age_ms) = (*provenance, *age_ms);
+                Self::Row { row: hash_row(row.clone()), provenance, age_ms }
+            }
+            HashFound::Hole(provenance) => Self::Hole(*provenance),
         }
     }
 }

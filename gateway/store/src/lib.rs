@@ -30,6 +30,7 @@ mod wanted;
 pub use breaker::State as BreakerState;
 pub use cache::CacheSettings;
 pub use counters::{Counter, Counters};
+pub use decode::fill_hashes;
 pub use embedded::Embedded;
 pub use fetch::{Backend, HashFound, Hashes, Limits, Store};
 pub use hash_write::{HashWrite, HashWriteSettings, HashWriter};

@@ -32,11 +32,15 @@ impl Shape {
         match self {
             Self::Packed(view) => Row::parse(bytes, view),
             // Not what the store holds but what we made of it: it is always well formed.
-            Self::Hash(_) => {
-                let (seconds, nanos) = HashRow::parse(&bytes).ok_or(Invalid::Short)?.time();
-                let event_time_us = seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1_000));
-                Ok(Row::unchecked(bytes, event_time_us))
-            }
+            Self::Hash(_) if HashRow::parse(&bytes).is_none() => Err(Invalid::Short),
+            Self::Hash(_) => Ok(hash_row(bytes)),
         }
     }
+}
+
+/// A row of a hash, with the event time that it carries.
+pub(crate) fn hash_row(bytes: Bytes) -> Row {
+    let (seconds, nanos) = HashRow::parse(&bytes).map(|row| row.time()).unwrap_or_default();
+    let event_time_us = seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1_000));
+    Row::unchecked(bytes, event_time_us)
 }

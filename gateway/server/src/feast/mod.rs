@@ -6,6 +6,7 @@ mod grpc;
 mod http;
 mod load;
 mod native;
+mod record;
 mod registry;
 mod serve;
 mod write;

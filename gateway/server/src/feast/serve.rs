@@ -3,15 +3,18 @@
 
 use bytes::Bytes;
 use tracing::{Instrument, debug_span};
+use uuid::Uuid;
 use weir_domain::feast::HashRow;
-use weir_domain::{Budget, Provenance, Refusal};
-use weir_feast::{Answer, Column, ComputedColumn, Found, HashNames, Lookup, Raised, Rows, ViewRead};
+use weir_domain::{Budget, Provenance, Refusal, RequestId, Spent};
+use weir_feast::{Answer, Column, ComputedColumn, Found, HashNames, Lookup, Raised, Rows, Semantics, ViewRead};
 use weir_proto::feast::types::Value;
 use weir_store::{HashAsk, HashFound, Hashes, Limits};
 
 use super::Feast;
+use super::record::record;
 use crate::gateway::Gateway;
-use crate::pipeline::Arrival;
+use crate::pipeline::{Arrival, Meta};
+use crate::snapshot::Snapshot;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -40,6 +43,17 @@ pub(crate) struct Ask<'a> {
     pub(crate) service: Option<&'a str>,
     pub(crate) full_names: bool,
     pub(crate) with_versions: bool,
+}
+
+/// Everything that an answer was written from.
+pub(crate) struct Served<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) lookup: &'a Lookup,
+    pub(crate) rows: &'a Rows,
+    pub(crate) hashes: &'a Hashes,
+    pub(crate) computed: Option<&'a weir_domain::Answer>,
+    pub(crate) semantics: Semantics,
+    pub(crate) now_us: i64,
 }
 
 /// How much of an answer is what the store holds now.
@@ -115,7 +129,16 @@ pub(crate) async fn online<'c>(
     let bytes = answered(feast, ask, &lookup, &rows, &hashes, columns, limits.now_us, encode)?;
     let mut real = Real::of(&hashes, &lookup);
     real.add(computed.iter().flat_map(|(_, answer)| &answer.cells).flat_map(|cell| &cell.provenance));
-    gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, arrival.at.elapsed(), &real);
+    let spent = arrival.at.elapsed();
+    gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, spent, &real);
+    if gateway.journal.is_some() {
+        let computed = computed.as_ref().map(|(_, answer)| answer);
+        let semantics = feast.config.semantics;
+        let (lookup, rows, hashes, now_us) = (&*lookup, &rows, &hashes, limits.now_us);
+        let served = Served { snapshot: &snapshot, lookup, rows, hashes, computed, semantics, now_us };
+        let spent = Spent { total_us: spent.as_micros() as u32, ..Spent::default() };
+        record(gateway, &served, Meta { request_id: RequestId(Uuid::now_v7().as_u128()), budget, spent });
+    }
     Ok((bytes, real))
 }
 

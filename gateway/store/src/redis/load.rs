@@ -328,7 +328,7 @@ impl Loader {
         }
         let (scripts, servers) = (&self.scripts, &self.servers);
         let made = within(CONNECT_TIMEOUT, async {
-            let (mut line, _) = servers.dial(place).await?;
+            let (line, _) = servers.dial(place).await?;
             for script in scripts {
                 teach(&line, script).await?;
             }
@@ -349,7 +349,7 @@ impl Loader {
                 let servers = &self.servers;
                 let looks = known.into_iter().map(|place| {
                     within(CONNECT_TIMEOUT, async move {
-                        let (mut line, _) = servers.dial(&place).await?;
+                        let (line, _) = servers.dial(&place).await?;
                         cluster::table(&line, &place).await
                     })
                 });
