@@ -90,8 +90,10 @@ pub fn check(args: &Check) -> ExitCode {
         let engine = Engine::new(weir_transform::Settings::default()).map_err(|e| engine_mistake(&args.config, &e))?;
         let feast = config.feast.clone().map(Feast::open).transpose()?;
         let checked = snapshot::check(&config, &engine, feast.as_ref())?;
-        if config.store == StoreUrl::Embedded {
-            load::store(&config, &checked.catalog, feast.as_ref())?;
+        match &config.store {
+            StoreUrl::Embedded => drop(load::store(&config, &checked.catalog, feast.as_ref())?),
+            StoreUrl::Redis(address) => load::reachable(&config, address)?,
+            StoreUrl::Feast => {}
         }
         Ok(checked)
     });

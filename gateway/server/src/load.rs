@@ -38,6 +38,12 @@ fn redis(config: &Config, address: &RedisAddress) -> Result<Redis, Vec<Mistake>>
     Redis::open(address).map_err(mistake)
 }
 
+/// Whether the address is one that can be used, certificates included; whether anybody is there is not asked.
+pub(crate) fn reachable(config: &Config, address: &RedisAddress) -> Result<(), Vec<Mistake>> {
+    let mistake = |error| vec![Mistake { at: place(config), message: format!("store: {}", chain(&error)) }];
+    address.check_files().map_err(mistake)
+}
+
 fn place(config: &Config) -> weir_domain::catalog::Place {
     weir_domain::catalog::Place { file: config.dir.join("weir.toml").display().to_string().into(), line: 1 }
 }

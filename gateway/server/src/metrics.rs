@@ -258,7 +258,22 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
         one("store_invalid_rows", "Rows that are not rows of their view", Kind::Counter, store.invalid_rows.get()),
         one("store_reads_in_flight", "Reads under way", Kind::Gauge, snapshot.store.reads_in_flight() as u64),
         one("store_connections", "Connections that were set up", Kind::Counter, store.connections.get()),
-        one("store_breaker", "0 closed, 1 probing, 2 open", Kind::Gauge, breaker),
+        one("store_breaker", "0 closed, 1 probing, 2 open; of several nodes the worst", Kind::Gauge, breaker),
+        one("store_nodes", "Redis servers that are read from", Kind::Gauge, store.node_count() as u64),
+        one(
+            "store_nodes_out",
+            "Nodes that are not asked because they do not answer",
+            Kind::Gauge,
+            store.nodes_out() as u64,
+        ),
+        one(
+            "store_breakers_held",
+            "Silent reads that opened no breaker because too many were open",
+            Kind::Counter,
+            store.breakers_held.get(),
+        ),
+        one("store_redirects", "Entities asked again from another node", Kind::Counter, store.redirects.get()),
+        one("store_topologies", "Times that slots or the master had moved", Kind::Counter, store.topologies.get()),
         Fact {
             name: "store_troubles",
             help: "Failed batches and connection attempts",

@@ -172,13 +172,14 @@ async fn a_second_sigterm_leaves_at_once() {
 fn wrong_usage_ends_with_2_and_says_what_is_right() {
     let setup = Setup::demo();
     let dir = text(setup.dir());
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&[], "Usage: weir"),
         (&["sevre"], "sevre"),
         (&["serve"], "--config"),
         (&["serve", "--config", dir, "--port", "1"], "--port"),
         (&["serve", "--config", dir, "--listen", "localhost"], "--listen"),
-        (&["serve", "--config", dir, "--store", "mysql://x"], "mysql://x"),
+        (&["serve", "--config", dir, "--store", "mysql://ann:hunter2@x"], "redis-cluster://"),
+        (&["serve", "--config", dir, "--store", "redis-cluster://:hunter2@a:1,b:x"], "host 2"),
         (&["load", "--config", dir], "--store redis://"),
         (&["assign", "--config", dir, "u", "-a", "carrier"], "NAME=VALUE"),
     ];
@@ -186,7 +187,14 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         let ended = weir(args);
         assert_eq!(ended.status.code(), Some(2), "{args:?}: {}", err(&ended));
         assert!(err(&ended).contains(says) && out(&ended).is_empty(), "{args:?}: {}", err(&ended));
+        assert!(!err(&ended).contains("hunter2"), "a password is not repeated: {}", err(&ended));
     }
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["serve", "--help"])
+        .env("WEIR_STORE", "redis://:hunter2@localhost")
+        .output()
+        .expect("run weir");
+    assert!(out(&help).contains("WEIR_STORE") && !out(&help).contains("hunter2"), "{}", out(&help));
 }
 
 /// A configuration with one mistake in each of its files, and where they are.

@@ -72,8 +72,10 @@ async fn a_server_that_wants_to_know_who_we_are_is_told() {
 async fn files_that_are_no_certificates_are_mistakes_of_the_address() {
     let certs = Certificates::make("localhost");
     let wrong = |query: &str| {
-        let error = Redis::open(&address(&format!("rediss://:secret@localhost?{query}"))).err();
-        error.expect("it cannot be used").to_string()
+        let address = address(&format!("rediss://:secret@localhost?{query}"));
+        let (checked, opened) = (address.check_files().unwrap_err(), Redis::open(&address).err().unwrap());
+        assert_eq!(checked.to_string(), opened.to_string());
+        opened.to_string()
     };
     let (ca, cert, key) = (certs.text("ca.pem"), certs.text("client.pem"), certs.text("client.key"));
     assert!(wrong("ca=/nowhere.pem").contains("/nowhere.pem"));

@@ -140,6 +140,18 @@ impl RedisAddress {
     }
 }
 
+impl RedisAddress {
+    /// Whether it can be used with the certificates it names; reads them, and connects to nobody.
+    pub fn check_files(&self) -> Result<(), AddressError> {
+        self.check()?;
+        let sentinels = match &self.layout {
+            RedisLayout::Sentinel { tls, .. } => tls.as_ref(),
+            _ => None,
+        };
+        self.tls.iter().chain(sentinels).try_for_each(|tls| super::tls::connector(tls).map(drop))
+    }
+}
+
 impl FromStr for RedisAddress {
     type Err = AddressError;
 
