@@ -30,8 +30,7 @@ pub struct Target<'a> {
     pub view: &'a str,
     /// Its features in its order.
     pub features: &'a [(String, ValueType)],
-    /// Its entity columns in its order. (`__dummy_id`, where the registry lists it, is a column like any other: a
-    /// frame without it is refused.)
+    /// Its entity columns in its order; none for a view without an entity.
     pub join_keys: &'a [(String, ValueType)],
     /// The column of event times, by its name after the mapping.
     pub timestamp_field: &'a str,

@@ -3,6 +3,8 @@
 
 use serde_json::json;
 
+use crate::unicode::half_of;
+
 /// An exception of the Python server, as its callers see it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -57,14 +59,26 @@ impl Raised {
         }
     }
 
+    /// Whether the server cannot even say what went wrong: the text has halves of UTF-16 pairs in it, and its answers
+    /// are UTF-8.
+    fn is_unsayable(&self) -> bool {
+        matches!(self.class, Class::Python(_)) && self.message.chars().any(|c| half_of(c).is_some())
+    }
+
+    /// What the body is.
+    pub fn content_type(&self) -> &'static str {
+        if self.is_unsayable() { "text/plain; charset=utf-8" } else { "application/json" }
+    }
+
     /// The body: a JSON string, which for Feast's own exceptions holds JSON again.
     pub fn body(&self) -> String {
         match self.class {
             Class::Feast(class, _) => {
-                let (class, message) = (json!(class), json!(self.message));
+                let (class, message) = (json!(class), ascii(&self.message));
                 let detail = format!("{{\"module\": \"feast.errors\", \"class\": {class}, \"message\": {message}}}");
                 json!(detail).to_string()
             }
+            Class::Python(_) if self.is_unsayable() => "Internal Server Error".to_owned(),
             Class::Python(_) => json!(self.message).to_string(),
             Class::Malformed => json!({ "detail": "There was an error parsing the body" }).to_string(),
             Class::Unprocessable => {
@@ -72,6 +86,19 @@ impl Raised {
             }
         }
     }
+}
+
+/// A string as JSON of ASCII characters alone, as Python writes it.
+fn ascii(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    for c in json!(text).to_string().chars() {
+        match half_of(c) {
+            Some(half) => out.push_str(&format!("\\u{half:04x}")),
+            None if c.is_ascii() => out.push(c),
+            None => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    out
 }
 
 /// Python's `repr` of a string.
@@ -90,7 +117,7 @@ pub fn repr(text: &str) -> String {
                 out.push(c);
             }
             c if is_printable(c) => out.push(c),
-            c => out.push_str(&match c as u32 {
+            c => out.push_str(&match half_of(c).unwrap_or(c as u32) {
                 code @ ..0x100 => format!("\\x{code:02x}"),
                 code @ ..0x10000 => format!("\\u{code:04x}"),
                 code => format!("\\U{code:08x}"),

@@ -1,8 +1,12 @@
 //! The body of `/get-online-features`, as pydantic would take it: what has another shape is status 422.
 
-use jiter::{JsonErrorType, JsonValue};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use jiter::{JsonError, JsonErrorType, JsonValue};
 
 use crate::raised::{Class, Raised};
+use crate::unicode::{self, Decoded};
 
 /// A request for features. Its columns borrow from the body.
 #[derive(Debug)]
@@ -19,18 +23,36 @@ pub struct OnlineRequest<'b> {
     pub entities: Vec<(&'b str, &'b [JsonValue<'b>])>,
 }
 
-/// Parses a body the way Python's `json` does: NaN and integers without end are values.
-pub fn parse(body: &[u8]) -> Result<JsonValue<'_>, Raised> {
-    if std::str::from_utf8(body).is_err() {
-        return Err(Raised { class: Class::Malformed, message: "the body is not UTF-8".to_owned() });
-    }
-    JsonValue::parse(body, true).map_err(|error| {
-        let message = format!("JSON decode error: {error}");
-        match error.error_type {
-            JsonErrorType::RecursionLimitExceeded => Raised { class: Class::Malformed, message },
-            _ => unprocessable(message),
+/// A parsed body.
+#[derive(Debug)]
+pub struct Body<'b> {
+    /// What it says.
+    pub json: JsonValue<'b>,
+    /// Its strings have halves of UTF-16 pairs in them, which must not get into values.
+    pub has_halves: bool,
+}
+
+/// Parses a body the way Python's `json` does: NaN and integers without end are values, and it may come in any of the
+/// UTF encodings.
+pub fn parse(body: &[u8]) -> Result<Body<'_>, Raised> {
+    match JsonValue::parse(body, true) {
+        Ok(json) => Ok(Body { json, has_halves: false }),
+        Err(error) if error.error_type == JsonErrorType::RecursionLimitExceeded => Err(malformed(&error)),
+        Err(_) => {
+            let unreadable = || Raised { class: Class::Malformed, message: "the body is not Unicode".to_owned() };
+            let Decoded { text, has_halves } = unicode::decode(body).ok_or_else(unreadable)?;
+            let json = JsonValue::parse(text.as_bytes(), true).map_err(|error| malformed(&error))?;
+            Ok(Body { json: json.into_static(), has_halves })
         }
-    })
+    }
+}
+
+fn malformed(error: &JsonError) -> Raised {
+    let message = format!("JSON decode error: {error}");
+    match error.error_type {
+        JsonErrorType::RecursionLimitExceeded => Raised { class: Class::Malformed, message },
+        _ => unprocessable(message),
+    }
 }
 
 /// The body is not what the endpoint takes.
@@ -44,6 +66,19 @@ pub fn object<'v, 'j>(body: &'v JsonValue<'j>) -> Result<Vec<(&'v str, &'v JsonV
         return Err(unprocessable("Input should be a valid dictionary"));
     };
     let mut unique: Vec<(&str, &JsonValue<'_>)> = Vec::with_capacity(fields.len());
+    if fields.len() > FIELDS_COMPARED_MAX {
+        let mut places: HashMap<&str, usize> = HashMap::with_capacity(fields.len());
+        for (name, value) in fields.iter() {
+            match places.entry(&**name) {
+                Entry::Occupied(place) => unique[*place.get()].1 = value,
+                Entry::Vacant(place) => {
+                    place.insert(unique.len());
+                    unique.push((name, value));
+                }
+            }
+        }
+        return Ok(unique);
+    }
     for (name, value) in fields.iter() {
         match unique.iter_mut().find(|(known, _)| known == name) {
             Some(known) => known.1 = value,
@@ -52,6 +87,10 @@ pub fn object<'v, 'j>(body: &'v JsonValue<'j>) -> Result<Vec<(&'v str, &'v JsonV
     }
     Ok(unique)
 }
+
+/// Comparing each name with all before it is the fastest way to a few, and a hostile body's way to hours with a hundred
+/// thousand.
+const FIELDS_COMPARED_MAX: usize = 32;
 
 /// The field of this name.
 pub fn field<'v, 'j>(fields: &[(&'v str, &'v JsonValue<'j>)], name: &str) -> Option<&'v JsonValue<'j>> {
@@ -115,5 +154,48 @@ impl<'b> OnlineRequest<'b> {
             with_versions: flag(field(&fields, with_versions), with_versions, false)?,
             entities,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn of_a_name_that_is_there_twice_the_last_value_counts_at_the_place_of_the_first() {
+        for others in [0, 2 * FIELDS_COMPARED_MAX] {
+            let others: String = (0..others).map(|i| format!("\"{i}\": null, ")).collect();
+            let body =
+                parse(format!("{{\"a\": 1, {others}\"b\": 2, \"a\": 3}}").as_bytes()).unwrap().json.into_static();
+            let fields = object(&body).unwrap();
+            assert_eq!(fields.first(), Some(&("a", &JsonValue::Int(3))));
+            assert_eq!(fields.last(), Some(&("b", &JsonValue::Int(2))));
+        }
+    }
+
+    #[test]
+    fn a_body_may_come_in_any_utf_encoding() {
+        let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for body in [&utf16[..], b"\xef\xbb\xbf{}"] {
+            assert!(matches!(parse(body).unwrap().json, JsonValue::Object(_)));
+        }
+        assert_eq!(parse(b"{\"a\": \"\xe9\"}").unwrap_err().status(), 400);
+        assert_eq!(parse(b"").unwrap_err().status(), 422);
+        assert_eq!(parse("[".repeat(100_000).as_bytes()).unwrap_err().status(), 400);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_for_json_at_once_is_utf8(body: Vec<u8>, at: usize) {
+            let mut json = br#"{"entities": {"a": ["e", 1.5, null]}, "features": []}"#.to_vec();
+            let at = at % json.len();
+            json.splice(at..at, body);
+            let is_utf8 = std::str::from_utf8(&json).is_ok();
+            if let Ok(Body { has_halves: false, .. }) = parse(&json) {
+                prop_assert!(is_utf8 || JsonValue::parse(&json, true).is_err());
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use weir_proto::feast::types::{Value, value::Val, value_type::Enum as ValueType}
 
 use crate::coerce;
 use crate::lookup::{Lookup, ViewRead};
+use crate::order;
 use crate::raised::{Raised, repr};
 
 /// How this repository names its hashes.
@@ -79,11 +80,17 @@ impl Lookup {
         let dummy = vec![Value { val: Some(Val::StringVal(String::new())) }; if self.entityless { count } else { 0 }];
         let mut given: Columns<'_> = keys.iter().map(|(name, values)| (name.as_str(), &values[..])).collect();
         if self.entityless {
-            given.retain(|(name, _)| *name != DUMMY_KEY);
-            given.push((DUMMY_KEY, &dummy));
+            match given.iter_mut().find(|(name, _)| *name == DUMMY_KEY) {
+                Some(own) => own.1 = &dummy,
+                None => given.push((DUMMY_KEY, &dummy)),
+            }
         }
         let hashes = self.reads.iter().map(|read| self.names(read, &given, count, naming)).collect::<Result<_, _>>()?;
         keys.append(&mut request_data);
+        // Feast takes the dummy's column out of every answer, also where a caller gave one.
+        if let Some(dummy) = keys.iter().position(|(name, _)| name == DUMMY_KEY) {
+            keys.remove(dummy);
+        }
         Ok(Rows { count, echoed: keys, hashes })
     }
 
@@ -104,9 +111,10 @@ impl Lookup {
             self.check_given(&own, given)?;
             return Ok(HashNames::default());
         }
-        for (_, values) in &own {
-            check_sortable(values)?;
+        if !own.iter().all(|(_, values)| order::is_plain(values)) {
+            order::sorted(&columns_of(&own))?;
         }
+        let in_order: Vec<&[Value]> = columns_of(&own);
         // Feast sorts join keys by their code points, which is the order of their bytes.
         own.sort_by(|a, b| a.0.cmp(b.0));
         let mut prefix = Vec::new();
@@ -116,7 +124,8 @@ impl Lookup {
         for row in 0..rows {
             names.bytes.extend_from_slice(&prefix);
             for (_, values) in &own {
-                KeyFormat::push_part(&mut names.bytes, key_part(&values[row]).ok_or_else(|| no_key(values))?);
+                let part = key_part(&values[row]).ok_or_else(|| first_unfit(&in_order, &own))?;
+                KeyFormat::push_part(&mut names.bytes, part);
             }
             names.bytes.extend_from_slice(naming.project.as_bytes());
             names.ends.push(names.bytes.len());
@@ -151,28 +160,21 @@ fn put(columns: &mut Vec<(String, Vec<Value>)>, name: &str, values: Vec<Value>) 
     }
 }
 
-/// Feast sorts rows by their keys before it reads them, which Python cannot do with every value.
-fn check_sortable(values: &[Value]) -> Result<(), Raised> {
-    if values.iter().any(|value| value.val.is_none()) {
-        return Err(Raised::python("TypeError", "attribute name must be string, not 'NoneType'"));
-    }
-    let class = |value: &Value| match &value.val {
-        Some(Val::StringVal(_)) => "str",
-        Some(Val::BytesVal(_)) => "bytes",
-        Some(Val::DoubleVal(_) | Val::FloatVal(_)) => "float",
-        Some(Val::BoolVal(_)) => "bool",
-        Some(Val::Int64Val(_) | Val::Int32Val(_) | Val::UnixTimestampVal(_)) => "int",
-        _ => "message",
+fn columns_of<'c>(columns: &Columns<'c>) -> Vec<&'c [Value]> {
+    columns.iter().map(|(_, values)| *values).collect()
+}
+
+/// What is said of a value that no key is made of: of the first row once they are sorted, by the first of its keys.
+fn first_unfit(in_order: &[&[Value]], own: &Columns<'_>) -> Raised {
+    let rows = match order::sorted(in_order) {
+        Ok(rows) => rows,
+        Err(raised) => return raised,
     };
-    let is_number = |class: &str| matches!(class, "int" | "float" | "bool");
-    let mut pairs = values.windows(2).map(|pair| (class(&pair[1]), class(&pair[0])));
-    match pairs.find(|(a, b)| a != b && !(is_number(a) && is_number(b))) {
-        Some((a, b)) => {
-            let message = format!("'<' not supported between instances of '{a}' and '{b}'");
-            Err(Raised::python("TypeError", message))
-        }
-        None => Ok(()),
-    }
+    let values = |row: usize| own.iter().filter_map(move |(_, values)| values.get(row));
+    rows.into_iter()
+        .flat_map(values)
+        .find(|value| key_part(value).is_none())
+        .map_or_else(|| no_key(&Value::default()), no_key)
 }
 
 /// A value as a part of a key; `None` for types that no key is made of.
@@ -187,18 +189,9 @@ pub fn key_part(value: &Value) -> Option<KeyPart<'_>> {
     })
 }
 
-/// Of values that no key is made of, Feast names the smallest: it comes first once they are sorted.
-pub fn no_key(values: &[Value]) -> Raised {
-    let number = |value: &&Value| match &value.val {
-        Some(Val::DoubleVal(v)) => *v,
-        Some(Val::FloatVal(v)) => f64::from(*v),
-        Some(Val::BoolVal(v)) => f64::from(u8::from(*v)),
-        _ => 0.0,
-    };
-    let unfit = values.iter().filter(|value| key_part(value).is_none());
-    let first = unfit.min_by(|a, b| number(a).total_cmp(&number(b)));
-    let text = first.map(coerce::text).unwrap_or_default();
-    Raised::value(format!("Value type not supported for feast feature store: {text}"))
+/// What Feast says of a value that no key is made of.
+pub fn no_key(value: &Value) -> Raised {
+    Raised::value(format!("Value type not supported for feast feature store: {}", coerce::text(value)))
 }
 
 /// A column that came as protobuf: Feast passes such values on as they are where the column's type lets it.

@@ -15,7 +15,7 @@ use weir_proto::feast::types::{RepeatedValue, Value};
 
 use super::Served;
 use super::serve::{self, Ask, Unanswered};
-use super::write::{self, To};
+use super::write::{self, Through, To};
 use crate::pipeline::Arrival;
 use crate::timeout::ArrivedAt;
 use crate::{refuse, telemetry, timeout};
@@ -70,7 +70,7 @@ impl GrpcFeatureServer for FeastGrpc {
     ) -> Result<Response<WriteToOnlineStoreResponse>, Status> {
         let WriteToOnlineStoreRequest { features, feature_view_name, typed_features, .. } = request.into_inner();
         let frame = one_row(&features, &typed_features)?;
-        let written = async { write::write_to(&self.0.feast, &feature_view_name, &frame?).await };
+        let written = async { write::write_to(&self.0.feast, &feature_view_name, &frame?, Through::Grpc).await };
         written.await.map_err(|raised| Status::internal(raised.message))?;
         Ok(Response::new(WriteToOnlineStoreResponse { status: true }))
     }

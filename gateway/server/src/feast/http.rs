@@ -12,11 +12,14 @@ use http_body_util::{BodyExt, Limited};
 use tokio::time::Instant;
 use tracing::Instrument;
 use weir_domain::{Refusal, Violation};
-use weir_feast::{Frame, JsonValue, OnlineRequest, Raised, field, flag, object, parse, string, unprocessable, values};
+use weir_feast::{
+    Frame, JsonValue, OnlineRequest, Raised, encodable_json, encodable_values, field, flag, object, parse, string,
+    unprocessable, values,
+};
 
 use super::Feast;
 use super::serve::{self, Ask, Unanswered};
-use super::write::{self, To};
+use super::write::{self, Through, To};
 use crate::gateway::Gateway;
 use crate::http::BODY_BYTES_MAX;
 use crate::pipeline::Arrival;
@@ -78,7 +81,7 @@ where
 
 async fn answer(gateway: &Gateway, feast: &Feast, body: &[u8], arrival: Arrival) -> Result<Response, Unanswered> {
     let body = parse(body)?;
-    let request = OnlineRequest::read(&body)?;
+    let request = OnlineRequest::read(&body.json)?;
     let ask = Ask {
         features: &request.features,
         service: request.service.as_deref(),
@@ -86,7 +89,14 @@ async fn answer(gateway: &Gateway, feast: &Feast, body: &[u8], arrival: Arrival)
         with_versions: request.with_versions,
     };
     let columns = |lookup: &weir_feast::Lookup| -> Result<Vec<_>, Raised> {
-        request.entities.iter().map(|(name, given)| Ok((*name, values(given, lookup.type_of(name))?))).collect()
+        let columns = request.entities.iter().map(|(name, given)| {
+            let values = values(given, lookup.type_of(name))?;
+            if body.has_halves {
+                encodable_values(&values)?;
+            }
+            Ok((*name, values))
+        });
+        columns.collect()
     };
     let (bytes, real) = serve::online(gateway, feast, arrival, &ask, columns, |answer| answer.to_json()).await?;
     let mut response = json(StatusCode::OK, bytes);
@@ -103,12 +113,16 @@ async fn push(State(Served { gateway, feast }): App, request: Request<Body>) -> 
     let pushed = async {
         let body = read(&parts.headers, body).await?;
         let body = parse(&body)?;
-        let fields = object(&body)?;
+        let fields = object(&body.json)?;
         let source = string(required(&fields, "push_source_name")?, "push_source_name")?;
-        let df = frame_of(&fields)?;
+        let df = df_of(&fields)?;
         let to = field(&fields, "to").map_or(Ok("online"), |to| string(to, "to"))?;
         let frame = Frame::from_json(df)?;
-        write::push(&feast, source, &frame, To::parse(to)?).await?;
+        let to = To::parse(to)?;
+        if body.has_halves {
+            encodable_json(df)?;
+        }
+        write::push(&feast, source, &frame, to).await?;
         Ok(StatusCode::OK.into_response())
     };
     pushed.await.unwrap_or_else(|unanswered| told(&gateway, unanswered))
@@ -119,10 +133,14 @@ async fn write_to_online_store(State(Served { gateway, feast }): App, request: R
     let written = async {
         let body = read(&parts.headers, body).await?;
         let body = parse(&body)?;
-        let fields = object(&body)?;
+        let fields = object(&body.json)?;
         let view = string(required(&fields, "feature_view_name")?, "feature_view_name")?;
-        let frame = Frame::from_json(frame_of(&fields)?)?;
-        write::write_to(&feast, view, &frame).await?;
+        let df = df_of(&fields)?;
+        let frame = Frame::from_json(df)?;
+        if body.has_halves {
+            encodable_json(df)?;
+        }
+        write::write_to(&feast, view, &frame, Through::Http).await?;
         Ok(json(StatusCode::OK, "null"))
     };
     written.await.unwrap_or_else(|unanswered| told(&gateway, unanswered))
@@ -130,7 +148,7 @@ async fn write_to_online_store(State(Served { gateway, feast }): App, request: R
 
 /// The flags of a write are checked though they change nothing here: the registry is always the one read last, and
 /// nothing is transformed.
-fn frame_of<'v, 'j>(fields: &[(&'v str, &'v JsonValue<'j>)]) -> Result<&'v JsonValue<'j>, Raised> {
+fn df_of<'v, 'j>(fields: &[(&'v str, &'v JsonValue<'j>)]) -> Result<&'v JsonValue<'j>, Raised> {
     for name in ["allow_registry_cache", "transform_on_write"] {
         flag(field(fields, name), name, true)?;
     }
@@ -149,7 +167,7 @@ async fn search(State(Served { gateway, feast }): App, request: Request<Body>) -
     let asked = async {
         let body = read(&parts.headers, body).await?;
         let current = feast.current();
-        Ok(weir_feast::search(&current.registry, &parse(&body)?, &current.options))
+        Ok(weir_feast::search(&current.registry, &parse(&body)?.json, &current.options))
     };
     told(&gateway, asked.await.map_or_else(|unanswered| unanswered, Unanswered::Raised))
 }
@@ -190,7 +208,8 @@ fn json(status: StatusCode, body: impl Into<Body>) -> Response {
 fn told(gateway: &Gateway, unanswered: Unanswered) -> Response {
     match unanswered {
         Unanswered::Raised(raised) => {
-            json(StatusCode::from_u16(raised.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), raised.body())
+            let status = StatusCode::from_u16(raised.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status, [(header::CONTENT_TYPE, raised.content_type())], raised.body()).into_response()
         }
         Unanswered::Refused(refusal) => {
             gateway.metrics.refused(&refusal);

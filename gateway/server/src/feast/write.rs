@@ -54,13 +54,26 @@ pub(crate) async fn push(feast: &Feast, source: &str, frame: &Frame<'_>, to: To)
     )))
 }
 
+/// Which of Feast's servers is written through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// It asks for the view first, and knows no label views.
+    Http,
+    /// It looks the name up among all views.
+    Grpc,
+}
+
 /// Writes a frame into one view.
-pub(crate) async fn write_to(feast: &Feast, view: &str, frame: &Frame<'_>) -> Result<(), Raised> {
+pub(crate) async fn write_to(feast: &Feast, view: &str, frame: &Frame<'_>, through: Through) -> Result<(), Raised> {
     let current = feast.current();
-    let found = current.registry.views.get(view).filter(|view| view.kind != ViewKind::Label);
-    let view = found.ok_or_else(|| {
-        let message = format!("Can't recognize feast object with a name {view}");
-        Raised::not_found("FeastObjectNotFoundException", message)
+    let found = current.registry.views.get(view);
+    let found = found.filter(|view| through == Through::Grpc || view.kind != ViewKind::Label);
+    let view = found.ok_or_else(|| match through {
+        Through::Http => {
+            let message = format!("Can't recognize feast object with a name {view}");
+            Raised::not_found("FeastObjectNotFoundException", message)
+        }
+        Through::Grpc => Raised::key(view),
     })?;
     if matches!(view.kind, ViewKind::OnDemand(_)) {
         return Err(Raised::value(format!(
@@ -90,10 +103,13 @@ fn rows(view: &View, frame: &Frame<'_>) -> Result<Vec<WriteRow>, Raised> {
     let typed = |fields: &[weir_feast::Field]| fields.iter().map(|f| (f.name.clone(), f.of)).collect::<Vec<_>>();
     let vectors: Vec<(String, u32)> =
         view.features.iter().filter_map(|f| f.vector().map(|length| (f.name.clone(), length))).collect();
+    // Rows of a view without an entity go, in Feast, to the hash of a key without parts. Nobody reads it: reads ask for
+    // that of the dummy.
+    let entity_columns = if view.is_entityless() { &[][..] } else { &view.entity_columns };
     frame.rows(&Target {
         view: &view.name,
         features: &typed(&view.features),
-        join_keys: &typed(&view.entity_columns),
+        join_keys: &typed(entity_columns),
         timestamp_field: &source.timestamp_field,
         created_timestamp_column: source.created_timestamp_column.as_deref(),
         field_mapping: &source.field_mapping,
@@ -107,7 +123,7 @@ fn hash_write(current: &Current, view: &View, mut row: WriteRow) -> Result<HashW
     let mut key = Vec::new();
     current.naming.format.push_names(&mut key, row.keys.iter().map(|(name, _)| name.as_str()));
     for (_, value) in &row.keys {
-        let part = key_part(value).ok_or_else(|| no_key(std::slice::from_ref(value)))?;
+        let part = key_part(value).ok_or_else(|| no_key(value))?;
         KeyFormat::push_part(&mut key, part);
     }
     key.extend_from_slice(current.naming.project.as_bytes());
