@@ -4,7 +4,7 @@
 //! A record travels one way: into the queue (shared memory, `queue.rs`), from there into a segment on disk
 //! (`writer.rs`), from there into Parquet (`sealer.rs`, `seal/`). Whatever was on its way when a process died
 //! goes on from where it was (`recover.rs`). This crate alone knows Arrow, so it also reads the Parquet
-//! files that features are loaded from ([`table`]).
+//! files that features are loaded from ([`table`]); and it alone knows object stores ([`remote`]).
 //!
 //! ```text
 //! <folder>/served/service=…/dt=YYYY-MM-DD/hour=HH/<segment>-<k>.parquet   one row per row of an answer
@@ -21,6 +21,7 @@ mod journal;
 mod queue;
 mod record;
 mod recover;
+pub mod remote;
 mod schema;
 mod seal;
 mod sealer;

@@ -20,7 +20,7 @@ const EDGES: [(&str, &[&str]); 8] = [
 ];
 
 /// Dependencies that one crate alone owns (by the beginning of their name).
-const OWNED: [(&str, &str); 11] = [
+const OWNED: [(&str, &str); 12] = [
     ("moka", "weir-store"),
     ("redis", "weir-store"),
     ("wasmtime", "weir-transform"),
@@ -28,6 +28,7 @@ const OWNED: [(&str, &str); 11] = [
     ("arrow", "weir-journal"),
     ("parquet", "weir-journal"),
     ("memmap2", "weir-journal"),
+    ("object_store", "weir-journal"),
     ("saphyr", "weir-feast"),
     ("jiter", "weir-feast"),
     ("axum", "weir"),
