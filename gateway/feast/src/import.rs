@@ -139,8 +139,9 @@ fn services(
             Ok(lookup) => {
                 for read in lookup.reads.iter().filter(|read| read.columns.iter().any(Option::is_some)) {
                     let draft = Draft::of(registry, options, read);
-                    if !drafts.iter().any(|other| other.is(&draft)) {
-                        drafts.push(draft);
+                    match drafts.iter_mut().find(|other| other.is(&draft)) {
+                        Some(known) => known.take_in(draft),
+                        None => drafts.push(draft),
                     }
                 }
                 found.push((Arc::clone(service), lookup));

@@ -53,6 +53,13 @@ impl Draft {
         self.view.name == other.view.name && self.stored == other.stored
     }
 
+    /// Another version that reads the same fields.
+    pub(super) fn take_in(&mut self, other: Self) {
+        let new = other.definitions.into_iter();
+        let new: Vec<_> = new.filter(|view| !self.definitions.iter().any(|known| Arc::ptr_eq(known, view))).collect();
+        self.definitions.extend(new);
+    }
+
     fn is_left_behind(&self) -> bool {
         self.definitions.len() > 1
     }
