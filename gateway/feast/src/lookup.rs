@@ -12,7 +12,7 @@ use weir_proto::feast::types::value_type::Enum as ValueType;
 
 use crate::raised::Raised;
 use crate::reference::{Reference, Version, collisions};
-use crate::registry::{DUMMY_ENTITY, Field, Projection, Registry, View, ViewKind};
+use crate::registry::{DUMMY_ENTITY, Field, Projection, Registry, Service, View, ViewKind};
 
 /// How the registry's views are served.
 #[derive(Clone, Copy, Debug)]
@@ -120,10 +120,7 @@ impl Lookup {
                 (refs.to_vec(), None, by_reference(registry, refs, options)?)
             }
             Wanted::Service(name) => {
-                let service = registry.services.get(name).ok_or_else(|| {
-                    let message = format!("Feature service {name} does not exist in project {}", registry.project);
-                    Raised::not_found("FeatureServiceNotFoundException", message)
-                })?;
+                let service = service(registry, name)?;
                 comparable(&service.projections)?;
                 let refs = service.projections.iter().flat_map(|p| {
                     let name = p.name_to_use();
@@ -293,6 +290,21 @@ fn no_feature(feature: &str, view: &str) -> Raised {
     Raised::key(&format!("Feature {feature} not found in projection {view}"))
 }
 
+/// What Feast says about views before it looks at anything else, and all that it says when it is asked to search.
+pub(crate) fn check_views(registry: &Registry, wanted: Wanted<'_>, options: &Options) -> Result<(), Raised> {
+    match wanted {
+        Wanted::Features(refs) => by_reference(registry, refs, options).map(drop),
+        Wanted::Service(name) => by_service(registry, &service(registry, name)?.projections, options).map(drop),
+    }
+}
+
+fn service<'r>(registry: &'r Registry, name: &str) -> Result<&'r Arc<Service>, Raised> {
+    registry.services.get(name).ok_or_else(|| {
+        let message = format!("Feature service {name} does not exist in project {}", registry.project);
+        Raised::not_found("FeatureServiceNotFoundException", message)
+    })
+}
+
 /// Each view that the references name, and those that on-demand views compute from.
 fn by_reference(registry: &Registry, refs: &[String], options: &Options) -> Result<Vec<Used>, Raised> {
     let parsed: Vec<Reference> = refs.iter().map(|r| Reference::parse(r)).collect::<Result<_, _>>()?;
@@ -380,7 +392,8 @@ fn merge(views: &mut Vec<Used>, used: Used) {
     }
 }
 
-fn find_any(registry: &Registry, name: &str) -> Result<Arc<View>, Raised> {
+/// The view of this name, of any kind.
+pub(crate) fn find_any(registry: &Registry, name: &str) -> Result<Arc<View>, Raised> {
     registry.views.get(name).map(Arc::clone).ok_or_else(|| {
         let message = format!("Feature view {name} does not exist in project {}", registry.project);
         Raised::not_found("FeatureViewNotFoundException", message)

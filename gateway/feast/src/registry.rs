@@ -105,6 +105,8 @@ pub struct View {
 pub enum ViewKind {
     /// Values lie in the store.
     Stored,
+    /// So do its, and a stream brings them there.
+    Stream,
     /// So do its, but it is only written to through its push source.
     Label,
     /// Values are computed by Python on request, which cannot run here.
@@ -328,7 +330,7 @@ fn stream_view(wire: wire::StreamFeatureView) -> Option<(String, View)> {
     let (spec, meta) = (wire.spec?, wire.meta.unwrap_or_default());
     let view = View {
         name: spec.name,
-        kind: ViewKind::Stored,
+        kind: ViewKind::Stream,
         entities: spec.entities,
         entity_columns: fields(spec.entity_columns),
         features: fields(spec.features),

@@ -127,15 +127,18 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         routes = routes.add_service(v1).add_service(v1alpha);
     }
-    let routes = json.merge(routes.into_axum_router()).fallback(nowhere);
+    let is_feast = online.is_some();
+    let routes = json.merge(routes.into_axum_router()).fallback(move |request| nowhere(request, is_feast));
     Door { features: Some(features), online, routes }
 }
 
 /// A path that leads nowhere, said in the caller's own protocol.
-async fn nowhere(request: Request<Body>) -> Response {
+async fn nowhere(request: Request<Body>, is_feast: bool) -> Response {
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|v| v.as_bytes());
     if content_type.is_some_and(|v| v.starts_with(b"application/grpc")) {
         tonic::Status::unimplemented("no such method").into_http()
+    } else if is_feast {
+        feast::Served::nowhere(request.uri(), request.headers())
     } else {
         http::nothing_at(request.uri().path())
     }

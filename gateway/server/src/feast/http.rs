@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::extract::{Path, Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, on, post};
+use axum::routing::{any, get, post};
 use axum::{BoxError, Router};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::Instant;
@@ -40,24 +41,64 @@ pub(crate) struct Served {
     pub(crate) feast: Arc<Feast>,
 }
 
+const PUSH: &str = "/push";
+const WRITE: &str = "/write-to-online-store";
+const SEARCH: &str = "/search";
+const OLD_SEARCH: &str = "/retrieve-online-documents";
+const HEALTH: &str = "/health";
+const VECTOR_STORES: &str = "/v1/vector_stores";
+/// What may be asked with one slash too many: Feast sends such callers to the right place.
+const PATHS: [&str; 7] = [ONLINE, PUSH, WRITE, SEARCH, OLD_SEARCH, HEALTH, VECTOR_STORES];
+
 /// Feast's endpoints.
 pub(crate) fn routes(served: Served) -> Router {
     Router::new()
         .route(ONLINE, post(online))
-        .route("/push", post(push))
-        .route("/write-to-online-store", post(write_to_online_store))
-        .route("/search", post(search))
-        .route("/retrieve-online-documents", post(search))
-        // `get` alone would answer HEAD too, which Feast's server does not.
-        .route("/health", on(MethodFilter::GET, health))
-        .method_not_allowed_fallback(|| async {
-            json(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#)
-        })
+        .route(PUSH, post(push))
+        .route(WRITE, post(write_to_online_store))
+        .route(SEARCH, post(search))
+        .route(OLD_SEARCH, post(search))
+        .route(HEALTH, any(health))
+        .route(VECTOR_STORES, get(|| async { json(StatusCode::OK, r#"{"object":"list","data":[]}"#) }))
+        .route("/v1/vector_stores/{id}", get(no_vector_store))
+        .route("/v1/vector_stores/{id}/search", post(no_vector_store))
+        .method_not_allowed_fallback(|| async { not_allowed() })
         .with_state(served)
 }
 
-async fn health() -> StatusCode {
-    StatusCode::OK
+/// `get` alone would answer HEAD too, which Feast's server does not.
+async fn health(method: Method) -> Response {
+    if method == Method::GET {
+        StatusCode::OK.into_response()
+    } else {
+        ([(header::ALLOW, "GET")], not_allowed()).into_response()
+    }
+}
+
+fn not_allowed() -> Response {
+    json(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#)
+}
+
+/// Redis keeps no vectors that could be searched.
+async fn no_vector_store(Path(id): Path<String>) -> Response {
+    let message = format!("No vector store found with id '{id}'");
+    let error = serde_json::json!({ "error": { "message": message, "type": "not_found_error" } });
+    json(StatusCode::NOT_FOUND, error.to_string())
+}
+
+impl Served {
+    /// Answers a path that leads nowhere, or almost.
+    pub(crate) fn nowhere(uri: &Uri, headers: &HeaderMap) -> Response {
+        let path = uri.path().trim_end_matches('/');
+        if path == uri.path() || !PATHS.contains(&path) {
+            return json(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#);
+        }
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| uri.authority().map(Authority::as_str));
+        let host = host.map(|host| format!("http://{host}")).unwrap_or_default();
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("{host}{path}{query}"))]).into_response()
+    }
 }
 
 /// `POST /get-online-features`; also called without a router before it.
