@@ -60,6 +60,8 @@ COLLISION = re.compile(r"Duplicate features named (.*) found\.\n", re.DOTALL)
 TYPES = re.compile(r"\{(<class '[^{}]*)\}")
 # Columns of a gRPC request are a protobuf map, and come in any order too.
 PROVIDED = re.compile(r"Provided join_key_values: \[(.*)\]", re.DOTALL)
+# Which field of a map, or of which column, Arrow stumbles upon first follows that order too.
+STUMBLED = re.compile(r"\('Could not convert .* with type Value: .*, 'Conversion failed for column .*'\)", re.DOTALL)
 LISTED = re.compile(r"Required request data source features \[(.*)\] not found")
 
 
@@ -68,6 +70,8 @@ def without_order(message, is_grpc=False):
     if found:
         start, end = found.span(1)
         message = message[:start] + ", ".join(sorted(found[1].split(", "))) + message[end:]
+    if is_grpc:
+        message = STUMBLED.sub("Could not convert a Value", message)
     return TYPES.sub(lambda m: "{" + ", ".join(sorted(m[1].split(", "))) + "}", message)
 
 
