@@ -73,11 +73,9 @@ impl App {
         let engine = Engine::new(weir_transform::Settings::default())?;
         let (snapshot, feast) = {
             let (config, engine) = (config.clone(), engine.clone());
+            let feast = Feast::configured(&config).await.map_err(StartError::Config)?.map(Arc::new);
             // Compiling components and reading files takes a while and blocks.
-            let build = move || {
-                let feast = config.feast.clone().map(Feast::open).transpose()?.map(Arc::new);
-                Ok((reload::build(&config, &engine, None, feast.as_deref())?, feast))
-            };
+            let build = move || Ok((reload::build(&config, &engine, None, feast.as_deref())?, feast));
             let built = tokio::task::spawn_blocking(build).await;
             built.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(StartError::Config)?
         };

@@ -85,19 +85,20 @@ pub(crate) async fn told_to_stop() {
 }
 
 /// Checks a configuration as a whole, transforms included.
-pub fn check(args: &Check) -> ExitCode {
-    let checked = settings(&args.config, Overrides::default()).and_then(|config| {
+pub async fn check(args: &Check) -> ExitCode {
+    let checked = async {
+        let config = settings(&args.config, Overrides::default())?;
         let engine = Engine::new(weir_transform::Settings::default()).map_err(|e| engine_mistake(&args.config, &e))?;
-        let feast = config.feast.clone().map(Feast::open).transpose()?;
+        let feast = Feast::configured(&config).await?;
         let checked = snapshot::check(&config, &engine, feast.as_ref())?;
         match &config.store {
             StoreUrl::Embedded => drop(load::store(&config, &checked.catalog, feast.as_ref())?),
             StoreUrl::Redis(address) => load::reachable(&config, address)?,
             StoreUrl::Feast => {}
         }
-        Ok(checked)
-    });
-    match checked {
+        Ok::<_, Vec<Mistake>>(checked)
+    };
+    match checked.await {
         Ok(checked) => {
             let catalog = &checked.catalog;
             let plans: usize = checked.plans.services().map(|(_, s)| s.all().len()).sum();
@@ -183,7 +184,7 @@ async fn load_feast(args: &Load) -> ExitCode {
             return ExitCode::from(EX_USAGE);
         }
     };
-    let feast = match Feast::open(FeastConfig::new(repo)) {
+    let feast = match Feast::open(FeastConfig::new(repo)).await {
         Ok(feast) => feast,
         Err(mistakes) => return wrong_config(&mistakes),
     };

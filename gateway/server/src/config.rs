@@ -239,7 +239,7 @@ impl Config {
 
 fn read_feast(dir: &Path, mut keys: Keys<'_, '_>) -> FeastConfig {
     let repo = keys.required_text("repo").unwrap_or_default();
-    let registry = keys.text("registry").map(|path| dir.join(path));
+    let registry = keys.text("registry").map(|path| feast::placed(dir, &path));
     let semantics = keys.text("semantics").map_or(Ok(Semantics::default()), |text| feast::semantics(&text));
     let semantics = semantics.unwrap_or_else(|error| {
         keys.mistake("semantics", error);

@@ -7,15 +7,16 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use weir_feast::Imported;
+use weir_journal::remote::is_remote;
 
 use crate::cli::ImportFeast;
 use crate::commands::{complain, say, wrong_config};
 use crate::feast::{Feast, FeastConfig};
 
 /// Imports a Feast repository.
-pub fn feast(args: &ImportFeast) -> ExitCode {
+pub async fn feast(args: &ImportFeast) -> ExitCode {
     let config = FeastConfig { registry: args.registry.clone(), ..FeastConfig::new(args.path.clone()) };
-    let feast = match Feast::open(config) {
+    let feast = match Feast::open(config).await {
         Ok(feast) => feast,
         Err(mistakes) => return wrong_config(&mistakes),
     };
@@ -61,7 +62,10 @@ fn settings(args: &ImportFeast) -> String {
     let mut text =
         String::from("# Feast's own endpoints are served too, and the store is the repository's.\n[feast]\n");
     // Relative paths in weir.toml are relative to its folder.
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let absolute = |path: &Path| match path.to_str().filter(|text| is_remote(text)) {
+        Some(url) => PathBuf::from(url),
+        None => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+    };
     let mut line = |key: &str, path: &Path| {
         let path = weir_feast::quoted(&absolute(path).display().to_string());
         // Writing into a String cannot fail.

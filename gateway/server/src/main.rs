@@ -24,9 +24,9 @@ async fn main() -> ExitCode {
     let code = match command {
         Command::Serve(args) => commands::serve(args).await,
         Command::Demo(args) => demo::run(args).await,
-        Command::Check(args) => commands::check(&args),
+        Command::Check(args) => commands::check(&args).await,
         Command::Load(args) => commands::load(args).await,
-        Command::Import(Import::Feast(args)) => import::feast(&args),
+        Command::Import(Import::Feast(args)) => import::feast(&args).await,
         Command::Assign(args) => commands::assign_unit(&args),
         Command::Plugin(command) => commands::plugin(&command),
         Command::Completions { shell } => {

@@ -22,11 +22,12 @@ use weir_domain::catalog::{Catalog, Freshness, Mistake};
 use weir_feast::{Lookup, Naming, Online, Options, Raised, Registry, Repo, Semantics, Topology, Wanted};
 use weir_store::{HashWriteSettings, HashWriter, RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
 
+use crate::config::Config;
 use computed::Computation;
 pub(crate) use grpc::FeastGrpc;
 pub(crate) use http::{ONLINE, Served, online, routes};
 pub(crate) use load::{Loaded, load};
-pub(crate) use registry::keep;
+pub(crate) use registry::{keep, placed};
 pub(crate) use serve::Real;
 
 /// Resolved lists of references that are kept. Clients send the same few over and over; one that does not must not
@@ -38,7 +39,7 @@ const LOOKUPS_MAX: usize = 4_096;
 pub struct FeastConfig {
     /// The repository: its folder, or `feature_store.yaml` itself.
     pub repo: PathBuf,
-    /// `registry.db`, where it is not where the repository says.
+    /// `registry.db` or its URL, where it is not where the repository says.
     pub registry: Option<PathBuf>,
     /// What statuses say.
     pub semantics: Semantics,
@@ -78,6 +79,9 @@ pub struct Feast {
     pub(crate) repo: Repo,
     writer: HashWriter,
     current: ArcSwap<Current>,
+    source: registry::Source,
+    /// What of it was read first.
+    seen: registry::Seen,
 }
 
 /// A registry as it was read last, with what requests have asked of it so far.
@@ -119,14 +123,23 @@ impl Known {
 }
 
 impl Feast {
+    /// Opens the repository that is to be served, if there is one.
+    pub(crate) async fn configured(config: &Config) -> Result<Option<Self>, Vec<Mistake>> {
+        match config.feast.clone() {
+            Some(config) => Self::open(config).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Opens a repository; an unreadable one is a mistake of the configuration.
-    pub fn open(config: FeastConfig) -> Result<Self, Vec<Mistake>> {
+    pub async fn open(config: FeastConfig) -> Result<Self, Vec<Mistake>> {
         let repo = registry::repo(&config)?;
-        let registry = registry::read(&config, &repo)?;
+        let source = registry::Source::of(&config, &repo)?;
+        let (registry, seen) = source.first(&config, &repo).await?;
         let current = ArcSwap::from_pointee(Current::new(&config, &repo, registry));
         let settings = HashWriteSettings { key_ttl: repo.online.key_ttl, blind: repo.online.skip_dedup };
         let writer = HashWriter::new(store_address(&repo.online), settings);
-        Ok(Self { config, repo, writer, current })
+        Ok(Self { config, repo, writer, current, source, seen })
     }
 
     /// Where the features lie.
