@@ -87,7 +87,7 @@ pub struct Serve {
     #[arg(long, value_name = "URL", env = "WEIR_STORE", hide_env_values = true, value_parser = StoreUrls)]
     pub store: Option<StoreUrl>,
     /// Feast repository to serve in place of a Feast feature server: its folder, or feature_store.yaml, and
-    /// registry.db where that lies elsewhere.
+    /// registry.db (or its URL) where that lies elsewhere.
     #[arg(long, value_name = "PATH", num_args = 1..=2)]
     pub feast: Vec<PathBuf>,
     /// What statuses say: python (everything is PRESENT, as Feast's Python server has it) or strict (ttl counts, as its
@@ -181,7 +181,7 @@ pub enum Import {
 pub struct ImportFeast {
     /// The repository: its folder, or feature_store.yaml.
     pub path: PathBuf,
-    /// registry.db, where that lies elsewhere than the repository says.
+    /// registry.db or its URL, where that lies elsewhere than the repository says.
     pub registry: Option<PathBuf>,
     /// Folder to write weir.toml and catalog/ into; without it the catalog goes to stdout.
     #[arg(long, value_name = "DIR")]
