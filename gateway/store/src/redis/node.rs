@@ -26,8 +26,8 @@ pub(crate) const READ_LIFE: Duration = Duration::from_millis(250);
 const MGET_KEYS_MAX: usize = 512;
 /// What a key takes in a command besides itself: `$`, its length and two line ends.
 const KEY_OVERHEAD_BYTES: usize = 10;
-/// Multiplexed connections per node. One already carries everything in flight; a second keeps reads going
-/// while the first is being replaced and splits the parsing of replies over two cores.
+/// Connections per node. The first that is up carries everything in flight, so that what is asked at the same time goes
+/// out in one piece; the second keeps reads going while the first is being replaced.
 const CONNECTIONS: usize = 2;
 /// Pipelines under way to one node of several. Half of what a store has in flight at all: a frozen node can
 /// fill its half while its breaker still thinks, and the other nodes' reads go on in the other.
@@ -43,7 +43,6 @@ pub(crate) struct Node {
     pub(super) counters: Arc<Counters>,
     pub(super) alarm: Arc<Alarm>,
     pipelines: AtomicUsize,
-    next: AtomicUsize,
 }
 
 /// What a server must be to be read from.
@@ -89,7 +88,6 @@ impl Family {
             counters: self.counters.clone(),
             alarm: self.alarm.clone(),
             pipelines: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
         });
         let mut keepers = JoinSet::new();
         for index in 0..CONNECTIONS {
@@ -285,13 +283,11 @@ impl Node {
         }
     }
 
-    /// The next connection that is up; waits for one that is being made for the first time.
+    /// The first connection that is up; waits for one that is being made for the first time.
     pub(super) async fn connection(&self) -> Result<(&Lane, u64, Connection), Trouble> {
-        let first = self.next.fetch_add(1, Relaxed);
         loop {
             let (mut why, mut coming) = (Trouble::Connection, None);
-            for offset in 0..self.lanes.len() {
-                let lane = &self.lanes[first.wrapping_add(offset) % self.lanes.len()];
+            for lane in &self.lanes {
                 match &*lane.state.borrow() {
                     LaneState::Up(attempt, connection) => return Ok((lane, *attempt, connection.clone())),
                     LaneState::Connecting => coming = Some(lane),

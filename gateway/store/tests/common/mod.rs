@@ -18,7 +18,7 @@ pub use cluster::{Cluster, MASTERS};
 pub use watched::Watched;
 
 /// Longest wait for anything to come true; a condition that takes longer is a failed test.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A redis-server process of this test's own.
 pub struct RedisServer {
