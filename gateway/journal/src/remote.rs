@@ -1,6 +1,6 @@
 //! One object in somebody's store (S3 and what is compatible with it, Google Cloud Storage, Azure Blob Storage) that
 //! is read over and over. Promises: what has not changed is not downloaded again; every read ends, within
-//! [`READ_TIMEOUT`]; nothing larger than [`OBJECT_BYTES_MAX`] is held; an error names the URL and the cause, and no
+//! `READ_TIMEOUT`; nothing larger than [`OBJECT_BYTES_MAX`] is held; an error names the URL and the cause, and no
 //! secret.
 //!
 //! Credentials come from where the clouds' own tools look: the environment's variables, or else the machine's
