@@ -45,14 +45,7 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Found], now_us: i64, i
 
 /// Fills the slots and the times of one read of the plan with rows of hashes that somebody else asked for: the same
 /// fields of the same entities. Rows that happened before `oldest_us` are EXPIRED.
-pub fn fill_hashes(
-    plan: &Plan,
-    read: usize,
-    rows: &[u32],
-    found: &[HashFound],
-    oldest_us: i64,
-    into: &mut Gathered,
-) {
+pub fn fill_hashes(plan: &Plan, read: usize, rows: &[u32], found: &[HashFound], oldest_us: i64, into: &mut Gathered) {
     let found: Vec<Found> = found.iter().map(Found::of).collect();
     into.cells.resize(into.cells.len().max(plan.slots), None);
     into.times.resize(into.times.len().max(plan.reads.len()), Times::default());

@@ -37,7 +37,7 @@ use crate::{BreakerState, Counters, Trouble};
 use cluster::Cluster;
 use commands::Commands;
 use dial::{Dialer, Place};
-use node::{Alarm, Duty, Family, Kept, Node};
+use node::{Alarm, Duty, Family, Kept, Node, PIPELINES_MAX};
 use sentinel::{Master, Sentinels};
 
 /// A Redis. Clones are the same one; the last to go closes the connections.
@@ -73,6 +73,7 @@ impl Redis {
             counters: counters.clone(),
             openings: Arc::new(Openings::default()),
             alarm: Arc::new(Alarm::default()),
+            pipelines_max: if address.layout == RedisLayout::Cluster { PIPELINES_MAX } else { usize::MAX },
         };
         let mut places = Place::all_of(address);
         let layout = match &address.layout {

@@ -30,8 +30,9 @@ const KEY_OVERHEAD_BYTES: usize = 10;
 /// out in one piece; the second keeps reads going while the first is being replaced.
 const CONNECTIONS: usize = 2;
 /// Pipelines under way to one node of several. Half of what a store has in flight at all: a frozen node can
-/// fill its half while its breaker still thinks, and the other nodes' reads go on in the other.
-const PIPELINES_MAX: usize = 512;
+/// fill its half while its breaker still thinks, and the other nodes' reads go on in the other. A node alone has
+/// all of it.
+pub(super) const PIPELINES_MAX: usize = 512;
 
 /// A server as seen by reads and by the tasks that keep its connections.
 pub(crate) struct Node {
@@ -42,6 +43,7 @@ pub(crate) struct Node {
     pub(super) breaker: Arc<Breaker>,
     pub(super) counters: Arc<Counters>,
     pub(super) alarm: Arc<Alarm>,
+    pipelines_max: usize,
     pipelines: AtomicUsize,
 }
 
@@ -72,6 +74,7 @@ pub(super) struct Family {
     pub(super) counters: Arc<Counters>,
     pub(super) openings: Arc<Openings>,
     pub(super) alarm: Arc<Alarm>,
+    pub(super) pipelines_max: usize,
 }
 
 impl Family {
@@ -87,6 +90,7 @@ impl Family {
             breaker,
             counters: self.counters.clone(),
             alarm: self.alarm.clone(),
+            pipelines_max: self.pipelines_max,
             pipelines: AtomicUsize::new(0),
         });
         let mut keepers = JoinSet::new();
@@ -182,7 +186,7 @@ impl Node {
         deadline: Instant,
     ) -> Result<Vec<Bytes>, Trouble> {
         let Some(generation) = self.breaker.admit() else { return Err(Trouble::Breaker) };
-        let _place = Berth::of(&self.pipelines).ok_or(Trouble::Busy)?;
+        let _berth = Berth::of(&self.pipelines, self.pipelines_max).ok_or(Trouble::Busy)?;
         let exchange = async {
             let (lane, attempt, connection) = self.connection().await?;
             let replies = connection.ask(commands, count).await;
@@ -326,10 +330,10 @@ impl Node {
 struct Berth<'a>(&'a AtomicUsize);
 
 impl<'a> Berth<'a> {
-    fn of(taken: &'a AtomicUsize) -> Option<Self> {
+    fn of(taken: &'a AtomicUsize, max: usize) -> Option<Self> {
         let berth = Self(taken);
         // Dropped at once, and so given back, when there was none.
-        (taken.fetch_add(1, Relaxed) < PIPELINES_MAX).then_some(berth)
+        (taken.fetch_add(1, Relaxed) < max).then_some(berth)
     }
 }
 

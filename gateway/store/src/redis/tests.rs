@@ -1,5 +1,6 @@
 //! What only this crate can ask of a Redis: batches of commands, and what the connections do behind the reads.
 
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::*;
@@ -117,5 +118,29 @@ async fn the_last_clone_takes_all_connections_and_tasks_with_it() {
         assert_eq!(clone.run(commands(&["GET a"])).await, [said("$-1\r\n")]);
         drop(clone);
         crate::common::until("all have hung up", async || servers.iter().all(|s| connected(s) == 0)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_node_cannot_take_the_places_of_the_others() {
+    let (alone, cluster) = (RedisServer::start(), Cluster::without_replicas());
+    let (one, many) = (open(&alone.url()), open(&cluster.url()));
+    one.settled().await.unwrap();
+    many.settled().await.unwrap();
+    let of = |node: usize| (0..).map(|n| format!("k{n}")).find(|key| cluster.owner(key.as_bytes()) == node).unwrap();
+    let (own, other) = (of(0), of(1));
+    alone.freeze();
+    cluster.nodes[0].freeze();
+    for (redis, busy) in [(&one, 0), (&many, 100)] {
+        let ask = || redis.run(commands(&[&format!("GET {own}")]));
+        let asked = futures::future::join_all((0..PIPELINES_MAX + 100).map(|_| ask()));
+        tokio::pin!(asked);
+        assert!((&mut asked).now_or_never().is_none());
+        assert_eq!(redis.counters().troubles(Trouble::Busy), busy);
+        if busy > 0 {
+            let both = [Bytes::from(own.clone()), Bytes::from(other.clone())];
+            assert_eq!(redis.read(&both).await, [Answer::Failed(Trouble::Busy), Answer::Nothing]);
+        }
+        assert!(asked.await.iter().all(|replies| replies[0].is_err()));
     }
 }

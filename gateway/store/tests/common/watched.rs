@@ -52,6 +52,12 @@ impl Watched {
         self.sentinels[at].child.kill().expect("kill a sentinel");
     }
 
+    /// Stops one of the sentinels where it stands.
+    pub fn freeze_sentinel(&self, at: usize) {
+        let pid = self.sentinels[at].child.id().to_string();
+        assert!(Command::new("kill").args(["-STOP", &pid]).status().expect("run kill").success());
+    }
+
     /// Makes the replica the master, as an operator would.
     pub fn fail_over(&self) {
         assert_eq!(self.sentinels[2].command(&["SENTINEL", "FAILOVER", NAME]), "OK");
