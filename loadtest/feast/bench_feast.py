@@ -87,15 +87,15 @@ class Measured:
     def __init__(self, name, server):
         self.name, self.server = name, server
 
-    def pss_mb(self):
-        """Memory of the whole process tree; pages that forked workers share count once."""
+    def memory_mb(self, which):
+        """Memory of the whole process tree: Pss counts pages that forked workers share once, Rss for each of them."""
         total = 0
         for pid in self.server.pids():
             try:
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             except OSError:
                 continue
-            total += int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1])
+            total += int(re.search(rf"^{which}:\s+(\d+) kB", rollup, re.MULTILINE)[1])
         return total / 1e3
 
     def cpu_s(self):
@@ -165,13 +165,20 @@ def same_answers(servers, files):
                 )
 
 
+def without_cache(folder):
+    """A configuration that keeps no rows at all, not even for when Redis is away: Feast keeps none either."""
+    folder.mkdir()
+    (folder / "weir.toml").write_text('[feast]\nrepo = "."\nfresh_ms = 0\nstale_ms = 0\n')
+    return folder
+
+
 def bench(work, running, rounds, seconds):
     redis = running.redis(work / "redis")
     running.ready()
-    repo = build(work / "repo", redis.address, Options("bench"), describe, 1)
+    repo = build(work / "repo", Store(redis.address), Options("bench"), describe, 1)
     fill(repo.folder)
     started = {
-        "weir": running.weir(str(repo.folder)),
+        "weir": running.weir(str(repo.folder), "--config", without_cache(work / "weir")),
         "feast": running.feast_http(str(repo.folder), FEAST_WORKERS),
         "feast_default": running.feast_http(str(repo.folder), FEAST_DEFAULT_WORKERS),
     }
@@ -184,7 +191,7 @@ def bench(work, running, rounds, seconds):
     same_answers([servers["feast"], servers["feast_default"], servers["weir"]], files)
     for one in servers.values():
         one.load(CALLERS[0], WARM_UP_S, files[SHAPES[0]])
-    facts = {"idle_mb": {name: one.pss_mb() for name, one in servers.items()}}
+    facts = {"memory_mb": [("after some requests", memory(servers))]}
     others = Others([*servers.values(), Measured("redis", redis)])
     cases = {}
     for number in range(rounds):
@@ -202,8 +209,12 @@ def bench(work, running, rounds, seconds):
                     case.setdefault(name, []).append(one.load(callers, seconds, files[shape]))
     print(f"\r{'':60}\r", end="", file=sys.stderr)
     facts["others_share"] = others.share()
-    facts["after_mb"] = {name: one.pss_mb() for name, one in servers.items()}
+    facts["memory_mb"].append(("after the load", memory(servers)))
     return {"machine": machine(), "rounds": rounds, "seconds": seconds, "facts": facts, "cases": cases}
+
+
+def memory(servers):
+    return {which: {name: one.memory_mb(which) for name, one in servers.items()} for which in ("Rss", "Pss")}
 
 
 def machine():
@@ -252,14 +263,16 @@ def table(report):
         ratios = " | ".join(times(under[key]) for key in ("p50_us", "p99_us", "cpu_us"))
         what = name.replace("x", " × ").replace(" c=", ", ")
         lines.append(f"| {what} | **{times(statistics.median(over))}**{spread} | {ratios} | {behind} |")
-    idle, after = report["facts"]["idle_mb"], report["facts"]["after_mb"]
     lines.append("")
-    lines.append("| memory of all processes (PSS) | weir | Feast, 2 workers | Feast, 1 worker |")
-    lines.append("|---|---|---|---|")
-    for label, taken in [("after some requests", idle), ("after the load", after)]:
-        lines.append(
-            f"| {label} | **{taken['weir']:.0f} MB** | {taken['feast']:.0f} MB | {taken['feast_default']:.0f} MB |"
-        )
+    lines.append("| memory of all processes | weir | Feast, 2 workers | Feast, 1 worker | 2 workers ÷ weir |")
+    lines.append("|---|---|---|---|---|")
+    for label, taken in report["facts"]["memory_mb"]:
+        for which, mb in taken.items():
+            ratio = mb["feast"] / mb["weir"]
+            lines.append(
+                f"| {which.upper()} {label} | **{mb['weir']:.0f} MB** | {mb['feast']:.0f} MB "
+                f"| {mb['feast_default']:.0f} MB | {ratio:.1f}× |"
+            )
     return "\n".join(lines)
 
 

@@ -60,7 +60,7 @@ pub struct Config {
 pub enum CatalogFrom {
     /// The files in `catalog/`.
     Folder,
-    /// The registry of the Feast repository: there is no configuration folder.
+    /// The registry of the Feast repository: there is no `catalog/`.
     Feast,
 }
 
@@ -215,6 +215,10 @@ impl Config {
             if self.store == StoreUrl::Embedded {
                 self.store = StoreUrl::Feast;
             }
+        }
+        // A folder with settings alone: then the registry is the catalog.
+        if self.feast.is_some() && !self.dir.join("catalog").is_dir() {
+            self.catalog = CatalogFrom::Feast;
         }
         if let (Some(feast), Some(semantics)) = (&mut self.feast, overrides.semantics) {
             feast.semantics = semantics;
