@@ -21,8 +21,8 @@ use object_store::{GetOptions, ObjectStore};
 pub use address::is_remote;
 pub use error::{RemoteError, Trouble};
 
-/// Longest wait for a connection, TLS included. A store in the same region takes some 10 ms; the third packet in a
-/// row that gets lost still has its answer within this.
+/// Longest wait for a connection, TLS included. A store in the same region takes some 10 ms; a first packet that is
+/// lost is sent again after a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest exchange, the whole answer included: enough for [`OBJECT_BYTES_MAX`] at 30 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

@@ -52,17 +52,28 @@ fn write(repo: &Repo, registry: &str) {
     std::fs::write(repo.dir().join("feature_store.yaml"), yaml).expect("write feature_store.yaml");
 }
 
-fn weir(command: &str, feast: &[&Path], env: &[(&str, &str)]) -> Command {
+fn weir(args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut weir = Command::new(env!("CARGO_BIN_EXE_weir"));
-    weir.arg(command).arg("--feast").args(feast).args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    weir.args(["--log", "json"]).env_remove("RUST_LOG").stdin(Stdio::null());
+    weir.args(args).env_remove("RUST_LOG").stdin(Stdio::null());
     weir.env("AWS_ACCESS_KEY_ID", "gateway").env("AWS_SECRET_ACCESS_KEY", SECRET).envs(env.iter().copied());
     weir
 }
 
+fn serve(feast: &[&Path], env: &[(&str, &str)]) -> Command {
+    let mut serve = weir(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "json"], env);
+    serve.arg("--feast").args(feast);
+    serve
+}
+
+/// A command that must succeed.
+fn run(args: &[&str], env: &[(&str, &str)]) {
+    let Output { status, stderr, .. } = weir(args, env).output().expect("run weir");
+    assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
+}
+
 /// What `weir serve` says when it does not start.
 fn refused(feast: &[&Path], env: &[(&str, &str)]) -> String {
-    let Output { status, stderr, .. } = weir("serve", feast, env).output().expect("run weir");
+    let Output { status, stderr, .. } = serve(feast, env).output().expect("run weir");
     let said = String::from_utf8_lossy(&stderr).into_owned();
     assert_eq!(status.code(), Some(78), "{said}");
     assert!(said.contains(URL) && !said.contains(SECRET), "{said}");
@@ -94,7 +105,7 @@ async fn a_registry_in_a_store_is_followed_through_whatever_happens_to_it() {
     store.put(BUCKET, KEY, &repo.registry.encode_to_vec()).await;
     let env = [("FEAST_S3_ENDPOINT_URL", store.endpoint())];
     let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let weir = Process::start(weir("serve", &[repo.dir()], &env));
+    let weir = Process::start(serve(&[repo.dir()], &env));
     assert_eq!(feature(&weir, "trips").await, Some(7.into()));
     assert_eq!(feature(&weir, "rating").await, None);
 
@@ -156,6 +167,16 @@ async fn a_store_with_tls_is_read_if_its_certificate_is_trusted() {
     let feast = [file.as_path(), Path::new(URL)];
     let said = refused(&feast, &[("AWS_ENDPOINT_URL_S3", &endpoint)]);
     assert!(said.contains("cannot be reached") && said.contains("invalid peer certificate"), "{said}");
-    let weir = Process::start(weir("serve", &feast, &[("AWS_ENDPOINT_URL_S3", &endpoint), ("AWS_CA_BUNDLE", &ca)]));
+    let env = [("AWS_ENDPOINT_URL_S3", endpoint.as_str()), ("AWS_CA_BUNDLE", ca.as_str())];
+    let weir = Process::start(serve(&feast, &env));
     assert_eq!(feature(&weir, "trips").await, Some(7.into()));
+
+    // A catalog that is made from it says where it lies, and is checked with it.
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let dir = out.path().display().to_string();
+    let file = file.display().to_string();
+    run(&["import", "feast", &file, URL, "--out", &dir], &env);
+    let settings = std::fs::read_to_string(out.path().join("weir.toml")).expect("weir.toml");
+    assert!(settings.contains(&format!("registry = \"{URL}\"")), "{settings}");
+    run(&["check", "--config", &dir], &env);
 }

@@ -1,6 +1,6 @@
-//! HTTP for the stores: one exchange, one connection. A registry is read once a minute at most, and a connection that
-//! idles in between is a connection that somebody has cut. The answer is read to its end here, so every limit is kept
-//! here, and nothing goes on in the background.
+//! HTTP for the stores: one exchange, one connection. Reads are minutes apart, and a connection that idles in between
+//! is a connection that somebody has cut. The answer is read to its end here, so every limit is kept here, and nothing
+//! goes on in the background.
 
 use std::io;
 use std::sync::Arc;
