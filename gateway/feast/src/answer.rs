@@ -30,6 +30,8 @@ pub enum Semantics {
 pub enum Found<'a> {
     /// Its fields.
     Row(HashRow<'a>),
+    /// Its fields, which are older than the view lets them be.
+    Old(HashRow<'a>),
     /// The store has no such entity.
     Missing,
     /// The store was not heard in time, or at all. Its status is INVALID: that the value is null says nothing.
@@ -137,6 +139,7 @@ impl<'a> Answer<'a> {
     pub(crate) fn cell(&self, read: &ViewRead, found: Found<'a>, feature: usize) -> Cell<'a> {
         let row = match found {
             Found::Row(row) => row,
+            Found::Old(row) => return Cell { value: row.value(feature), status: FieldStatus::OutsideMaxAge },
             Found::Missing => return Cell { value: None, status: self.missing() },
             Found::Unread => return Cell { value: None, status: FieldStatus::Invalid },
         };
@@ -165,6 +168,7 @@ impl<'a> Answer<'a> {
     pub(crate) fn row_status(&self, found: Found<'_>) -> FieldStatus {
         match found {
             Found::Row(_) => FieldStatus::Present,
+            Found::Old(_) => FieldStatus::OutsideMaxAge,
             Found::Missing => self.missing(),
             Found::Unread => FieldStatus::Invalid,
         }
@@ -173,7 +177,7 @@ impl<'a> Answer<'a> {
 
 /// The event time of a row as Feast gives it: through a float, rounded half to even to microseconds.
 pub(crate) fn event_time(found: Found<'_>) -> (i64, i32) {
-    let Found::Row(row) = found else { return (0, 0) };
+    let (Found::Row(row) | Found::Old(row)) = found else { return (0, 0) };
     let (seconds, nanos) = row.time();
     let total = seconds as f64 + f64::from(nanos) / 1e9;
     let mut whole = total.trunc();

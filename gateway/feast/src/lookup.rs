@@ -21,6 +21,8 @@ pub struct Options {
     pub versioning: bool,
     /// `serve_features_while_materializing`.
     pub serves_while_materializing: bool,
+    /// Services whose answers Feast computes beforehand are answered from those alone, as its Python server does.
+    pub reads_precomputed: bool,
     /// How long rows may be kept.
     pub cache: Freshness,
 }
@@ -54,6 +56,8 @@ pub struct Lookup {
     pub computed: Vec<Computed>,
     /// The feature service, if one was asked for.
     pub service: Option<String>,
+    /// What to read instead of everything else, by the keys of the first read: what Feast computed beforehand.
+    pub vectors: Option<Arc<HashRead>>,
     /// Columns that the request must bring for them.
     pub(crate) request_data: BTreeSet<String>,
     /// Type of each column that a view reads by.
@@ -90,6 +94,8 @@ pub struct ViewRead {
     pub hash: Arc<HashRead>,
     /// The view's name or alias, and its version, as metadata gives them.
     pub named: (String, i32),
+    /// What references to its features begin with.
+    pub(crate) key: String,
     /// Join keys of the view's entities.
     pub(crate) join_keys: Vec<String>,
     /// Column of the request → join key.
@@ -103,6 +109,10 @@ struct Used {
     projection: Projection,
     version: i32,
 }
+
+/// Vectors lie in the store like the one feature of a view that is called so, and then like the service.
+const VECTORS: &str = "__precomputed__";
+const VECTOR: &str = "vector";
 
 impl Lookup {
     /// Resolves everything, or says what Feast would have raised.
@@ -137,6 +147,15 @@ impl Lookup {
         let parsed: Vec<Reference> = refs.iter().map(|r| Reference::parse(r)).collect::<Result<_, _>>()?;
         collisions(&refs, &parsed, full_names)?;
         lookup.group(registry, &parsed, &stored, &computed, full_names, options)?;
+        let service = lookup.service.as_ref().and_then(|name| registry.services.get(name));
+        let is_precomputed = options.reads_precomputed && service.is_some_and(|service| service.is_precomputed);
+        if let (true, Some(first), Some(name)) = (is_precomputed, lookup.reads.first(), &lookup.service)
+            && lookup.computed.is_empty()
+        {
+            let fields = hash_fields(registry, &first.view);
+            let read = HashRead::new(&format!("{VECTORS}{name}"), [VECTOR], fields, options.cache);
+            lookup.vectors = Some(Arc::new(read));
+        }
         Ok(lookup)
     }
 
@@ -167,6 +186,7 @@ impl Lookup {
             reads: Vec::new(),
             computed: Vec::new(),
             service: None,
+            vectors: None,
             request_data: BTreeSet::new(),
             entity_types,
             join_key_of,
@@ -268,6 +288,7 @@ fn read(
         features,
         hash: Arc::new(hash),
         named: (alias, used.version),
+        key: used.key.clone(),
         join_keys: keys.collect(),
         renamed: used.projection.join_key_map.iter().map(|(key, column)| (column.clone(), key.clone())).collect(),
     }

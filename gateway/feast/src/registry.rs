@@ -171,6 +171,8 @@ pub struct Service {
     pub owner: String,
     /// What it answers is to be logged.
     pub is_logged: bool,
+    /// Feast computes its answers beforehand, a vector an entity, and reads nothing else for it.
+    pub is_precomputed: bool,
 }
 
 impl Registry {
@@ -214,6 +216,7 @@ impl Registry {
         for service in wire.feature_services.into_iter().filter_map(|s| s.spec).filter(|s| s.project == project) {
             let service = Service {
                 is_logged: service.logging_config.is_some(),
+                is_precomputed: service.precompute_online,
                 projections: service.features.into_iter().map(projection).collect(),
                 description: service.description,
                 owner: service.owner,

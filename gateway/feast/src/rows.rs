@@ -25,7 +25,7 @@ pub struct Rows {
     pub count: usize,
     /// Join keys and request data, given back as the first columns of the answer.
     pub echoed: Vec<(String, Vec<Value>)>,
-    /// By [`Lookup::reads`]: the name of each row's hash.
+    /// By [`Lookup::reads`]: the name of each row's hash. Only those of the first where [`Lookup::vectors`] are read.
     pub hashes: Vec<HashNames>,
 }
 
@@ -85,7 +85,8 @@ impl Lookup {
                 None => given.push((DUMMY_KEY, &dummy)),
             }
         }
-        let hashes = self.reads.iter().map(|read| self.names(read, &given, count, naming)).collect::<Result<_, _>>()?;
+        let reads = if self.vectors.is_some() { self.reads.get(..1).unwrap_or_default() } else { &self.reads };
+        let hashes = reads.iter().map(|read| self.names(read, &given, count, naming)).collect::<Result<_, _>>()?;
         keys.append(&mut request_data);
         // Feast takes the dummy's column out of every answer, also where a caller gave one.
         if let Some(dummy) = keys.iter().position(|(name, _)| name == DUMMY_KEY) {

@@ -105,7 +105,7 @@ fn the_same_registry_is_the_same_text() {
 fn imported(registry: &core::Registry, versioning: bool) -> (Imported, Catalog) {
     let registry = Registry::decode(&registry.encode_to_vec(), PROJECT).expect("a registry");
     let cache = Freshness { fresh_for: Duration::ZERO, stale_for: Duration::ZERO, negative_for: Duration::ZERO };
-    let options = Options { versioning, serves_while_materializing: false, cache };
+    let options = Options { versioning, serves_while_materializing: false, reads_precomputed: false, cache };
     let naming = Naming { format: KeyFormat::V3, project: PROJECT.to_owned() };
     let imported = import(&registry, &options, &naming, Duration::from_millis(50));
     let catalog = read(&imported.files).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
@@ -136,8 +136,11 @@ fn registry() -> core::Registry {
 }
 
 fn fields(of: &[(&str, Type)]) -> Vec<FeatureSpecV2> {
-    let field =
-        |(name, of): &(&str, Type)| FeatureSpecV2 { name: (*name).into(), value_type: *of as i32, ..Default::default() };
+    let field = |(name, of): &(&str, Type)| FeatureSpecV2 {
+        name: (*name).into(),
+        value_type: *of as i32,
+        ..Default::default()
+    };
     of.iter().map(field).collect()
 }
 

@@ -9,6 +9,7 @@ mod native;
 mod record;
 mod registry;
 mod serve;
+mod vectors;
 mod write;
 
 use std::collections::HashMap;
@@ -179,6 +180,8 @@ impl Current {
         let options = Options {
             versioning: repo.versioning,
             serves_while_materializing: repo.serves_while_materializing,
+            // Feast's Go and Java servers know nothing of it.
+            reads_precomputed: config.semantics == Semantics::Python,
             cache: config.cache,
         };
         let naming = Naming { format: repo.key_format, project: repo.project.clone() };

@@ -1,6 +1,8 @@
 //! A request for online features through Feast's doors: the same stages as in `pipeline.rs`, over rows of Feast's own
 //! hashes whose values are handed on as they are.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tracing::{Instrument, debug_span};
 use uuid::Uuid;
@@ -10,8 +12,8 @@ use weir_feast::{Answer, Column, ComputedColumn, Found, HashNames, Lookup, Raise
 use weir_proto::feast::types::Value;
 use weir_store::{HashAsk, HashFound, Hashes, Limits};
 
-use super::Feast;
 use super::record::record;
+use super::{Feast, vectors};
 use crate::gateway::Gateway;
 use crate::pipeline::{Arrival, Meta};
 use crate::snapshot::Snapshot;
@@ -125,8 +127,13 @@ pub(crate) async fn online<'c>(
         }
         _ => (fetch.await, None),
     };
+    let (hashes, old) = match &lookup.vectors {
+        Some(_) => vectors::taken_apart(&lookup, hashes, limits.now_us)?,
+        None => (hashes, Vec::new()),
+    };
     let columns = computed.as_ref().map_or(&[][..], |(columns, _)| columns);
-    let bytes = answered(feast, ask, &lookup, &rows, &hashes, columns, limits.now_us, encode)?;
+    let read = Read { hashes: &hashes, old: &old, computed: columns };
+    let bytes = answered(feast, ask, &lookup, &rows, &read, limits.now_us, encode)?;
     let mut real = Real::of(&hashes, &lookup);
     real.add(computed.iter().flat_map(|(_, answer)| &answer.cells).flat_map(|cell| &cell.provenance));
     let spent = arrival.at.elapsed();
@@ -144,7 +151,12 @@ pub(crate) async fn online<'c>(
 
 /// The names of the hashes go to the store: nothing else wants them.
 fn asks(lookup: &Lookup, rows: &mut Rows) -> Vec<HashAsk> {
-    let names = std::mem::take(&mut rows.hashes).into_iter().zip(&lookup.reads);
+    let names = std::mem::take(&mut rows.hashes);
+    if let Some(vectors) = &lookup.vectors {
+        let ask = |names: HashNames| HashAsk { read: Arc::clone(vectors), keys: names.bytes, ends: names.ends };
+        return names.into_iter().map(ask).collect();
+    }
+    let names = names.into_iter().zip(&lookup.reads);
     let ask = |(names, read): (HashNames, &ViewRead)| {
         // What only on-demand views compute from, they read themselves.
         let is_asked = read.columns.iter().any(Option::is_some);
@@ -154,25 +166,38 @@ fn asks(lookup: &Lookup, rows: &mut Rows) -> Vec<HashAsk> {
     names.map(ask).collect()
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything an answer is made of, once")]
+/// What was read and computed for one answer.
+struct Read<'a> {
+    hashes: &'a Hashes,
+    /// By entity of the hashes, where they are from vectors: older than the view lets it be.
+    old: &'a [bool],
+    computed: &'a [ComputedColumn],
+}
+
 fn answered(
     feast: &Feast,
     ask: &Ask<'_>,
     lookup: &Lookup,
     rows: &Rows,
-    hashes: &Hashes,
-    computed: &[ComputedColumn],
+    read: &Read<'_>,
     now_us: i64,
     encode: fn(&Answer<'_>) -> Vec<u8>,
 ) -> Result<Bytes, Raised> {
-    let found: Vec<Found<'_>> = hashes.found.iter().map(found).collect();
+    let Read { hashes, old, computed } = read;
+    let mut found: Vec<Found<'_>> = hashes.found.iter().map(found).collect();
+    for (found, _) in found.iter_mut().zip(*old).filter(|(_, is_old)| **is_old) {
+        if let Found::Row(row) = *found {
+            *found = Found::Old(row);
+        }
+    }
     let columns: Vec<Column<'_>> = hashes.rows.iter().map(|rows| Column { rows, found: &found }).collect();
     let answer = Answer {
         lookup,
         rows,
         columns: &columns,
         computed,
-        with_versions: ask.with_versions,
+        // Vectors do not say of which versions they are.
+        with_versions: ask.with_versions && lookup.vectors.is_none(),
         semantics: feast.config.semantics,
         now: now_us / 1_000_000,
     };
@@ -180,7 +205,7 @@ fn answered(
     Ok(encode(&answer).into())
 }
 
-fn found(found: &HashFound) -> Found<'_> {
+pub(super) fn found(found: &HashFound) -> Found<'_> {
     match found {
         HashFound::Row { row, .. } => HashRow::parse(row).map_or(Found::Unread, Found::Row),
         HashFound::Hole(Provenance::Missing) => Found::Missing,
