@@ -62,6 +62,12 @@ TYPES = re.compile(r"\{(<class '[^{}]*)\}")
 PROVIDED = re.compile(r"Provided join_key_values: \[(.*)\]", re.DOTALL)
 # Which field of a map, or of which column, Arrow stumbles upon first follows that order too.
 STUMBLED = re.compile(r"\('Could not convert .* with type Value: .*, 'Conversion failed for column .*'\)", re.DOTALL)
+# As does the column that is converted first, where several cannot be.
+UNCONVERTED = re.compile(
+    r"Value with native type value cannot be converted into Feast value type"
+    r"|int\(\) argument must be a string, a bytes-like object or a real number, not 'Value'"
+    r"|Type `<class 'feast\.types\.Value_pb2\.Value'>` not in \{[^{}]*\}"
+)
 LISTED = re.compile(r"Required request data source features \[(.*)\] not found")
 
 
@@ -72,6 +78,7 @@ def without_order(message, is_grpc=False):
         message = message[:start] + ", ".join(sorted(found[1].split(", "))) + message[end:]
     if is_grpc:
         message = STUMBLED.sub("Could not convert a Value", message)
+        message = UNCONVERTED.sub("Could not convert a Value", message)
     return TYPES.sub(lambda m: "{" + ", ".join(sorted(m[1].split(", "))) + "}", message)
 
 
