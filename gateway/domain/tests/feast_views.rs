@@ -138,9 +138,9 @@ fn a_plan_reads_the_fields_that_it_needs_by_keys_in_feasts_order() {
     let plan = plans.service("sales").expect("a service").base();
     let read = &plan.reads[0];
     let source = read.hash.as_ref().expect("hashes");
-    // In the order of the view, whatever that of the service.
-    assert_eq!(read.features.iter().map(|f| f.index).collect::<Vec<_>>(), [0, 2]);
-    assert_eq!(source.read.fields, [field("Sales_v2", "count"), field("Sales_v2", "words")]);
+    // In the order of the service, whatever that of the view.
+    assert_eq!(read.features.iter().map(|f| f.index).collect::<Vec<_>>(), [2, 0]);
+    assert_eq!(source.read.fields, [field("Sales_v2", "words"), field("Sales_v2", "count")]);
     assert_eq!(source.read.time_field, b"_ts:Sales_v2");
     assert_eq!(source.read.cache, read.view.cache);
     // "Shop" stands before "customer": Feast sorts by code points.
@@ -150,8 +150,8 @@ fn a_plan_reads_the_fields_that_it_needs_by_keys_in_feasts_order() {
     assert_eq!(source.prefix, prefix);
     // Two views write into these hashes, each with a field for its time.
     assert_eq!(source.read.hash_fields, 4 + 2);
-    let sorted = HashRead::new("Sales_v2", ["count", "words"], 6, read.view.cache);
-    assert_eq!(source.read.id, sorted.id);
+    let as_feast_reads_it = HashRead::new("Sales_v2", ["words", "count"], 6, read.view.cache);
+    assert_eq!(source.read.id, as_feast_reads_it.id);
 }
 
 #[test]

@@ -378,8 +378,7 @@ impl<'a> Compiler<'a> {
 /// Once all features of a read are known: where they lie, when that is in Feast's hashes.
 fn hash_of(read: &mut Read, catalog: &Catalog) {
     let Layout::Feast(layout) = &read.view.layout else { return };
-    // The same features are the same rows in the cache, whatever the order in which services name them.
-    read.features.sort_by_key(|feature| feature.index);
+    // In the order of the service, which is that of Feast's own: both are answered from the same rows in the cache.
     let hash = layout.read(&read.view, read.features.iter().map(|f| f.index), &catalog.views);
     let (names, order) = layout.key_prefix();
     let parts = order.into_iter().map(|key| (read.keys[key], layout.keys[key].of)).collect();
