@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ::redis::aio::PubSub;
 use ::redis::{Cmd, Pipeline, RedisConnectionInfo, RedisError, Value, parse_redis_value};
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::oneshot;
@@ -21,7 +20,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::address::{AddressError, RedisAddress, RedisLayout, RedisLogin, RedisTls};
 use super::mux::Mux;
-use super::resp;
+use super::resp::Replies;
 use crate::Trouble;
 
 /// To connect, greet, log in and be greeted back. A frozen server leaves the attempt hanging in here and
@@ -212,7 +211,7 @@ enum Stream {
 
 impl Connection {
     /// Sends encoded commands at once; the bytes of as many replies, to be taken apart by who asked.
-    pub(super) async fn ask(&self, commands: Vec<u8>, replies: usize) -> Result<Bytes, Trouble> {
+    pub(super) async fn ask(&self, commands: Vec<u8>, replies: usize) -> Result<Replies, Trouble> {
         self.mux.ask(commands, replies).await
     }
 
@@ -220,14 +219,13 @@ impl Connection {
     pub(super) async fn command(&self, command: &Cmd) -> Result<Value, DialError> {
         let no = |kind| DialError { kind, source: "there is no reply".into() };
         let reply = self.ask(command.get_packed_command(), 1).await.map_err(no)?;
-        Ok(parse_redis_value(&reply)?)
+        Ok(parse_redis_value(reply.all())?)
     }
 
     /// Sends all commands at once; as many replies as commands, in order.
     pub(super) async fn pipeline(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
-        let all = self.ask(commands.get_packed_pipeline(), commands.len()).await?;
-        let replies = resp::each(&all, commands.len()).map_err(|_| Trouble::Protocol)?;
-        replies.iter().map(|reply| parse_redis_value(reply).map_err(|e| Trouble::of_error(&e))).collect()
+        let replies = self.ask(commands.get_packed_pipeline(), commands.len()).await?;
+        replies.each().map(|reply| parse_redis_value(&reply).map_err(|e| Trouble::of_error(&e))).collect()
     }
 }
 

@@ -190,8 +190,8 @@ impl Node {
         let exchange = async {
             let (lane, attempt, connection) = self.connection().await?;
             let replies = connection.ask(commands, count).await;
-            let replies = replies.and_then(|all| {
-                let each = resp::each(&all, count).map_err(|_| Trouble::Protocol)?;
+            let replies = replies.and_then(|replies| {
+                let each: Vec<Bytes> = replies.each().collect();
                 let fit = each.iter().all(|reply| reply.starts_with(b"-") || fits(reply));
                 if fit { Ok(each) } else { Err(Trouble::Protocol) }
             });
@@ -227,7 +227,7 @@ impl Node {
         }
         let chunks = keys.chunks(MGET_KEYS_MAX);
         let replies = connection.ask(commands, chunks.len()).await?;
-        let mut elements = Elements::of(&replies);
+        let mut elements = Elements::of(replies.all());
         let mut answers = Vec::with_capacity(keys.len());
         for chunk in chunks {
             self.take(&mut elements, chunk.len(), &mut answers).map_err(|_| Trouble::Protocol)?;

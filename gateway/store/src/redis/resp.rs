@@ -55,22 +55,25 @@ impl<'a> Elements<'a> {
             None => Ok(None),
         }
     }
-
-    /// Passes over one whole value, the items of an array included.
-    pub(crate) fn skip(&mut self) -> Result<(), Garbage> {
-        let mut values = 1usize;
-        while values > 0 {
-            values -= 1;
-            if let Element::Array(items) = self.next()?.ok_or(Garbage)? {
-                values += items;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The first element and its length in bytes, an array's without its items; `None` when there are not enough bytes.
+#[inline]
 fn element(bytes: &[u8]) -> Result<Option<(Element<'_>, usize)>, Garbage> {
+    // Strings of less than ten bytes are what hashes consist of: names of fields, and numbers.
+    if let [b'$', digit @ b'0'..=b'9', b'\r', b'\n', rest @ ..] = bytes {
+        let size = usize::from(digit - b'0');
+        let Some((bulk, after)) = rest.split_at_checked(size) else { return Ok(None) };
+        return match after {
+            [b'\r', b'\n', ..] => Ok(Some((Element::Bulk(bulk), size + 6))),
+            [] | [b'\r'] => Ok(None),
+            _ => Err(Garbage),
+        };
+    }
+    any_element(bytes)
+}
+
+fn any_element(bytes: &[u8]) -> Result<Option<(Element<'_>, usize)>, Garbage> {
     let Some((&kind, rest)) = bytes.split_first() else { return Ok(None) };
     let Some((line, len)) = line(rest)? else { return Ok(None) };
     let head = 1 + len;
@@ -133,41 +136,65 @@ fn number(line: &[u8]) -> Result<i64, Garbage> {
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     at: usize,
+    /// Replies that have not ended yet.
+    left: usize,
+    /// Values that the first of them still lacks; 0 = it has not begun.
     values: usize,
+    ends: Vec<usize>,
 }
 
 impl Scan {
     /// For this many replies.
     pub(crate) fn of(replies: usize) -> Self {
-        Self { at: 0, values: replies }
+        Self { at: 0, left: replies, values: 0, ends: Vec::with_capacity(replies) }
     }
 
-    /// The length of all replies together, once they are all in `bytes`, which begin with the first of them.
-    pub(crate) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Garbage> {
-        while self.values > 0 {
-            let Some((found, len)) = element(bytes.get(self.at..).unwrap_or_default())? else { return Ok(None) };
+    /// Whether all replies are in `bytes`, which begin with the first of them.
+    pub(crate) fn is_over(&mut self, bytes: &[u8]) -> Result<bool, Garbage> {
+        while self.left > 0 {
+            let Some((found, len)) = element(bytes.get(self.at..).unwrap_or_default())? else { return Ok(false) };
             self.at += len;
-            self.values -= 1;
+            self.values = self.values.max(1) - 1;
             if let Element::Array(items) = found {
                 self.values += items;
             }
+            if self.values == 0 {
+                self.left -= 1;
+                self.ends.push(self.at);
+            }
         }
-        Ok(Some(self.at))
+        Ok(true)
+    }
+
+    /// The length of all replies together, once they are [there](Self::is_over).
+    pub(crate) fn len(&self) -> usize {
+        self.at
+    }
+
+    /// The replies, of which these are the bytes.
+    pub(crate) fn replies(self, all: Bytes) -> Replies {
+        Replies { all, ends: self.ends }
     }
 }
 
-/// The bytes of each of the replies that `all` holds.
-pub(crate) fn each(all: &Bytes, replies: usize) -> Result<Vec<Bytes>, Garbage> {
-    let mut found = Vec::with_capacity(replies);
-    let mut elements = Elements::of(all);
-    let mut start = 0;
-    for _ in 0..replies {
-        elements.skip()?;
-        let end = all.len() - elements.rest.len();
-        found.push(all.slice(start..end));
-        start = end;
+/// The replies to one question, as bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Replies {
+    all: Bytes,
+    ends: Vec<usize>,
+}
+
+impl Replies {
+    /// All of them, one after another.
+    pub(crate) fn all(&self) -> &Bytes {
+        &self.all
     }
-    Ok(found)
+
+    /// Each of them.
+    pub(crate) fn each(&self) -> impl ExactSizeIterator<Item = Bytes> {
+        let start = |reply: usize| if reply == 0 { 0 } else { self.ends[reply - 1] };
+        (0..self.ends.len()).map(move |reply| self.all.slice(start(reply)..self.ends[reply]))
+    }
 }
 
 /// What the server has against the command, if that is what this reply says: `CODE details`.
@@ -228,19 +255,17 @@ mod tests {
         let wanted =
             [Array(3), Bulk(b"ab"), Nil, Array(1), Integer(-7), Simple(b"OK"), Error(b"ERR no"), Nil, Bulk(b"")];
         assert_eq!(all(reply).unwrap(), wanted);
-        let mut elements = Elements::of(reply);
-        elements.skip().unwrap();
-        assert_eq!(elements.next(), Ok(Some(Simple(b"OK"))), "after the whole array");
     }
 
     #[test]
     fn replies_of_a_batch_are_told_apart() {
         let all = Bytes::from_static(b"+OK\r\n*2\r\n:1\r\n$1\r\na\r\n-MOVED 3 10.0.0.1:7000\r\n");
-        let each = each(&all, 3).unwrap();
+        let mut scan = Scan::of(3);
+        assert_eq!(scan.is_over(&all), Ok(true));
+        let each: Vec<Bytes> = scan.replies(all).each().collect();
         assert_eq!(each, ["+OK\r\n", "*2\r\n:1\r\n$1\r\na\r\n", "-MOVED 3 10.0.0.1:7000\r\n"]);
         assert_eq!(complaint(&each[2]), Some("MOVED 3 10.0.0.1:7000"));
         assert_eq!(complaint(&each[0]), None);
-        assert_eq!(super::each(&all, 4), Err(Garbage));
     }
 
     #[test]
@@ -273,7 +298,7 @@ mod tests {
         #[test]
         fn bytes_from_anywhere_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = all(&bytes);
-            let _ = Scan::of(3).end(&bytes);
+            let _ = Scan::of(3).is_over(&bytes);
         }
 
         #[test]
@@ -281,9 +306,9 @@ mod tests {
             let reply = b"*2\r\n$3\r\nabc\r\n*2\r\n:1\r\n$-1\r\n+OK\r\n";
             let cut = cut.min(reply.len());
             let mut scan = Scan::of(2);
-            let first = scan.end(&reply[..cut]);
-            prop_assert_eq!(first, Ok((cut == reply.len()).then_some(reply.len())));
-            prop_assert_eq!(scan.end(&[&reply[..], b"+next\r\n"].concat()), Ok(Some(reply.len())));
+            prop_assert_eq!(scan.is_over(&reply[..cut]), Ok(cut == reply.len()));
+            prop_assert_eq!(scan.is_over(&[&reply[..], b"+next\r\n"].concat()), Ok(true));
+            prop_assert_eq!(scan.len(), reply.len());
         }
     }
 }
