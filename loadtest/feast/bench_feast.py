@@ -32,7 +32,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from compare import http
 from exchange import Line
-from repo import NOW, Options, build
+from repo import NOW, Options, Store, build
 from good_requests import Request
 from odd import JSON
 from servers import REPO, NotStarted, Servers, end_on_sigterm, weir_binary

@@ -32,7 +32,7 @@ import rich
 from compare import contents, feast_error, stored
 from exchange import Line
 from grpc_calls import Stubs, compared, reads
-from repo import Options, build, copied, copy_data
+from repo import Options, Store, build, copied, copy_data
 from good_requests import Request
 from odd import JSON
 from servers import NotStarted, Servers, end_on_sigterm
@@ -42,6 +42,10 @@ SEED = 11
 # Per service and per list of features, each with short and with full names.
 ROWS = 5
 GRPC_CALLS = 60
+# What makes a row ordinary: a float holds its integers, and nanoseconds its times, with years to spare.
+EXACT_BELOW, TIMES_BELOW = 2**53, "2100"
+# The rich data hold hardly any such row, so some are written.
+ORDINARY_WRITTEN = 30
 SDK_KINDS = {
     "int64",
     "int32",
@@ -263,19 +267,75 @@ def over_grpc(pair, checks):
         checks.true("reflection answers", False, why.details())
 
 
-def log(pair, checks):
-    """weir with a journal: what it answered for a feature service, read back by Feast as that service's log."""
-    service, journal = "logged", pair.work / "journal"
+def answered(address, service, rows):
+    body = {"feature_service": service, "entities": {"driver_id": rows}, "full_feature_names": True}
+    return Line(address).send(Request("log", json.dumps(body).encode(), headers=dict(JSON)))
+
+
+def logged_by_weir(pair, checks, service, rows, name):
+    """A new journal of one request: weir's answer, the journal's folder, and the files of the feature log in it."""
+    journal = pair.work / name
     server = pair.running.weir(str(pair.candidate.folder), "--journal", str(journal))
     server.await_start()
-    rows = [row["driver_id"] for row in pair.candidate.views["driver_stats"].rows[:20]] + [999_999]
-    body = {"feature_service": service, "entities": {"driver_id": rows}, "full_feature_names": True}
-    reply = Line(server.address).send(Request("log", json.dumps(body).encode(), headers=dict(JSON)))
+    reply = answered(server.address, service, rows)
     checks.true("the answer to be logged", reply.status == 200, reply.body)
     pair.running.stop([server])
     files = sorted((journal / "feast").glob(f"*{service}*/**/*.parquet"))
     checks.true(f"a feature log of {service!r} under {journal}/feast", bool(files), sorted(journal.rglob("*"))[:20])
-    if not files or reply.status != 200:
+    return json.loads(reply.body) if files and reply.status == 200 else None, journal, files
+
+
+def write_ordinary(pair):
+    """Rows of the log's two views as most of Feast's users have them, put there by Feast. Returns their keys."""
+    rng, count = random.Random(SEED), ORDINARY_WRITTEN
+    keys = {"driver_id": [5000 + n for n in range(count)]}
+    start = pandas.Timestamp("2026-01-02T03:04:05.678901")
+    keys["event_timestamp"] = [start + pandas.Timedelta(minutes=n) for n in range(count)]
+    stats = {
+        "conv_rate": [rng.uniform(0, 1) for _ in range(count)],
+        "acc_rate": [rng.randrange(1024) / 1024 for _ in range(count)],
+        "avg_daily_trips": [rng.randrange(10**6) for _ in range(count)],
+        "rating": [rng.randrange(6) for _ in range(count)],
+        "tier": [rng.choice(["gold", "Zürich", "東京", ""]) for _ in range(count)],
+    }
+    profile = {
+        "name": [f"driver {n}" for n in range(count)],
+        "is_active": [True] * count,
+        "rating": [4.5] * count,
+    }
+    store = FeatureStore(repo_path=str(pair.reference.folder))
+    store.write_to_online_store("driver_stats", pandas.DataFrame(keys | stats))
+    store.write_to_online_store("driver_profile", pandas.DataFrame(keys | profile))
+    copy_data(pair.reference, pair.candidate)
+    return keys["driver_id"]
+
+
+def ordinary(answer):
+    """Of an answer's rows the keys of those that hold nothing but numbers and text that every tool can carry."""
+
+    def is_ordinary(value, status, time):
+        # JSON spells what is no number as text.
+        is_finite = value not in ("NaN", "Infinity", "-Infinity")
+        is_small = isinstance(value, str) or isinstance(value, (int, float)) and abs(value) < EXACT_BELOW
+        return status == "PRESENT" and is_finite and is_small and time < TIMES_BELOW
+
+    names, columns = answer["metadata"]["feature_names"], answer["results"]
+    rows = zip(*(zip(one["values"], one["statuses"], one["event_timestamps"]) for one in columns))
+    found = [dict(zip(names, row)) for row in rows]
+    return [
+        row["driver_id"][0]
+        for row in found
+        if all(is_ordinary(*cell) for name, cell in row.items() if name != "driver_id")
+    ]
+
+
+def log(pair, checks):
+    """weir with a journal: what it answered for a feature service, read back by Feast as that service's log."""
+    service = "logged"
+    stored_rows = [row["driver_id"] for row in pair.candidate.views["driver_stats"].rows]
+    rows = [*stored_rows[:20], 999_999]
+    answer, journal, files = logged_by_weir(pair, checks, service, rows, "journal")
+    if answer is None:
         return
     store = FeatureStore(repo_path=str(pair.candidate.folder))
     declared = FeatureServiceLoggingSource(store.get_feature_service(service), store.project).get_schema(
@@ -283,7 +343,6 @@ def log(pair, checks):
     )
     found = parquet.read_schema(files[0])
     checks.equal("the log's columns", declared.names, found.names)
-    answer = json.loads(reply.body)
     served = dict(zip(answer["metadata"]["feature_names"], (column["values"] for column in answer["results"])))
     logged = {
         row["driver_id"]: row for file in files for row in parquet.read_table(file, partitioning=None).to_pylist()
@@ -298,7 +357,15 @@ def log(pair, checks):
                 else value
             )
             checks.equal(f"logged {column} of {key}", comparable(value), comparable(logged.get(key, {}).get(column)))
-    # Everything else that Feast does with a log: pulls, writes elsewhere, monitors, validates.
+    # Everything else that Feast does with a log: pulls, writes elsewhere, monitors, validates. It does so with dask and
+    # pandas, which carry neither a null beside a huge integer, nor infinities, nor the year 9999: a log without those.
+    asked = stored_rows + write_ordinary(pair)
+    reference = answered(pair.http[0], service, asked)
+    rows = ordinary(json.loads(reference.body)) if reference.status == 200 else []
+    checks.true(f"{ORDINARY_WRITTEN} ordinary rows among {len(asked)}", len(rows) >= ORDINARY_WRITTEN, rows)
+    answer, journal, files = logged_by_weir(pair, checks, service, rows, "ordinary-journal")
+    if answer is None:
+        return
     read = subprocess.run(
         [sys.executable, HERE / "read_log.py", journal, pair.candidate.folder, service],
         capture_output=True,
@@ -315,12 +382,15 @@ class Pair:
         self.work, self.running, self.is_self = work, running, is_self
         redises = [running.redis(work / f"redis-{side}") for side in ("reference", "candidate")]
         running.ready()
-        self.reference = build(work / "reference", redises[0].address, Options("rich"), rich.describe, SEED)
-        self.candidate = copied(self.reference, work / "candidate", redises[1].address)
-        if not {"sdk", "grpc"} & set(parts):
-            return
+        self.reference = build(work / "reference", Store(redises[0].address), Options("rich"), rich.describe, SEED)
+        self.candidate = copied(self.reference, work / "candidate", Store(redises[1].address))
         ours, theirs = str(self.reference.folder), str(self.candidate.folder)
-        started = [running.feast_http(ours), running.feast_grpc(ours)]
+        started = [running.feast_http(ours)]
+        if not {"sdk", "grpc"} & set(parts):
+            running.ready()
+            self.http = [started[0].address]
+            return
+        started.append(running.feast_grpc(ours))
         started += [running.feast_http(theirs), running.feast_grpc(theirs)] if is_self else [running.weir(theirs)]
         running.ready()
         self.http = started[0].address, started[2].address

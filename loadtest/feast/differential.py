@@ -1,7 +1,7 @@
 """Asks the real Feast and weir the same things and counts where they differ: reads, writes and gRPC, over a fixed
 rich repository in several set-ups and over random ones.
 
-    differential.py [--requests N] [--seed S] [--only REPO] [--failures FILE]     weir, from $WEIR or target/
+    differential.py [--requests N] [--seed S] [--only REPO …] [--failures FILE]     weir, from $WEIR or target/
     differential.py --self                                        Feast against Feast: is the test itself right?
     differential.py --only REPO --work DIR --against URL          a server that somebody starts by hand
 
@@ -16,14 +16,18 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Callable
 
 import random_repo
 import rich
 import servers
+import stores
 from compare import ANSWER, FAILING, MESSAGE, STORE, Tally, contents, http, stored
 from exchange import Line
+from failover import lose_a_master
 from grpc_calls import Stubs, compared, reads as grpc_reads, writes as grpc_writes
 from repo import Options, build, copied, copy_data
 from good_requests import Request
@@ -34,6 +38,8 @@ from writes import DrawnWrites, offline
 
 # Of all requests: reads over HTTP, writes, reads and writes over gRPC.
 WRITE_SHARE, GRPC_SHARE, GRPC_WRITE_SHARE = 0.2, 0.15, 0.05
+# What a set-up gets that is about the way to Redis, against one request for all others.
+FEWER = 0.25
 # Callers at a time, so that Feast's two processors are busy and its workers see one another's requests.
 CALLERS = 4
 # Registries of many views take a while to be read; two workers would see different moments of it.
@@ -42,15 +48,30 @@ AGAINST_START_S_MAX = 600
 DIFFERENCES_SHOWN = 12
 
 
+@dataclass
+class Setup:
+    """A repository and its Redis. Projects differ, since a key ends with its project's name."""
+
+    options: Options
+    describe: Callable
+    seed: int
+    # How its Redis is laid out: a function of `stores`.
+    layout: Callable = stores.single
+    # Of the requests; where only the way to Redis differs, fewer show it.
+    share: float = 1
+
+
 def setups(seed):
-    """name -> (options, description, seed). Projects differ, since a key ends with its project's name."""
     return {
-        "rich": (Options("rich"), rich.describe, 1),
-        "rich-versions": (Options("rich_versions", has_versions=True, key_ttl_s=3600), rich.describe, 2),
-        "rich-v2-keys": (Options("rich_v2", key_version=2, key_ttl_s=86400), rich.describe, 3),
-        f"random-{seed}": (Options(f"random_{seed}", has_versions=True), random_repo.describe, seed),
-        f"random-{seed + 1}": (Options(f"random_{seed + 1}", key_version=2), random_repo.describe, seed + 1),
-        f"random-{seed + 2}": (Options(f"random_{seed + 2}"), random_repo.describe, seed + 2),
+        "rich": Setup(Options("rich"), rich.describe, 1),
+        "rich-versions": Setup(Options("rich_versions", has_versions=True, key_ttl_s=3600), rich.describe, 2),
+        "rich-v2-keys": Setup(Options("rich_v2", key_version=2, key_ttl_s=86400), rich.describe, 3),
+        f"random-{seed}": Setup(Options(f"random_{seed}", has_versions=True), random_repo.describe, seed),
+        f"random-{seed + 1}": Setup(Options(f"random_{seed + 1}", key_version=2), random_repo.describe, seed + 1),
+        f"random-{seed + 2}": Setup(Options(f"random_{seed + 2}"), random_repo.describe, seed + 2),
+        "password": Setup(Options("rich_password"), rich.describe, 4, stores.password, FEWER),
+        "cluster": Setup(Options("rich_cluster"), rich.describe, 5, stores.cluster, FEWER),
+        "sentinel": Setup(Options("rich_sentinel", key_ttl_s=3600), rich.describe, 6, stores.sentinel, FEWER),
     }
 
 
@@ -58,13 +79,11 @@ class Pair:
     """The reference and the candidate for one repository, running, with the same data."""
 
     def __init__(self, name, setup, given, running):
-        options, describe, seed = setup
         folder = given.work / name
-        self.name, self.seed = name, f"{given.seed} {seed}"
-        redises = [running.redis(folder / f"redis-{side}") for side in ("reference", "candidate")]
-        running.ready()
-        self.reference = build(folder / "reference", redises[0].address + ",db=0", options, describe, seed)
-        self.candidate = copied(self.reference, folder / "candidate", redises[1].address + ",db=0")
+        self.name, self.seed = name, f"{given.seed} {setup.seed}"
+        ours, theirs = (setup.layout(running, folder / f"redis-{side}") for side in ("reference", "candidate"))
+        self.reference = build(folder / "reference", ours, setup.options, setup.describe, setup.seed)
+        self.candidate = copied(self.reference, folder / "candidate", theirs)
         ours, theirs = str(self.reference.folder), str(self.candidate.folder)
         started = [running.feast_http(ours, FEAST_WORKERS), running.feast_grpc(ours)]
         if given.self:
@@ -250,7 +269,7 @@ class Progress:
 
 
 def run(name, setup, given, tally, progress, notes):
-    each = given.requests // len(given.names)
+    each = given.requests * setup.share / given.shares
     counts = {
         "reads": (read, round(each * (1 - WRITE_SHARE - GRPC_SHARE - GRPC_WRITE_SHARE))),
         "gRPC": (grpc_read, round(each * GRPC_SHARE)),
@@ -268,6 +287,9 @@ def run(name, setup, given, tally, progress, notes):
             how(pair, count, tally, progress)
         if not given.self:
             notes += [(name, *note) for note in apart(pair)]
+            if setup.layout is stores.cluster and (not given.parts or "failover" in given.parts):
+                progress.start(f"{name}: failover")
+                notes += [(name, *note) for note in lose_a_master(pair, tally)]
 
 
 def report(tally, notes, given, seconds):
@@ -308,10 +330,16 @@ def report(tally, notes, given, seconds):
 
 def arguments():
     parser = argparse.ArgumentParser(description="Compares weir with the real Feast, request by request.")
-    parser.add_argument("--requests", type=int, default=4200, help="in all repositories together")
+    parser.add_argument("--requests", type=int, default=4800, help="in all repositories together")
     parser.add_argument("--seed", type=int, default=1, help="of the requests and of the random repositories")
-    parser.add_argument("--only", help="one repository: rich, rich-versions, rich-v2-keys, random-N")
-    parser.add_argument("--parts", nargs="*", help="some of: reads, gRPC, writes, 'gRPC writes', ServingService")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        help="some set-ups: rich, rich-versions, rich-v2-keys, random-N, password, cluster, sentinel",
+    )
+    parser.add_argument(
+        "--parts", nargs="*", help="some of: reads, gRPC, writes, 'gRPC writes', ServingService, failover"
+    )
     parser.add_argument("--failures", type=Path, default=servers.REPO / "target/feast-differences.jsonl")
     parser.add_argument("--keep", type=int, default=DIFFERENCES_SHOWN, help="differences of each sort to write down")
     parser.add_argument("--self", action="store_true", help="compare Feast with Feast")
@@ -327,16 +355,17 @@ def arguments():
 def main():
     given = arguments()
     end_on_sigterm()
-    if given.against and not (given.only and given.work):
+    if given.against and not (given.only and len(given.only) == 1 and given.work):
         raise SystemExit("--against wants --only and --work: somebody has to know what to serve")
     if not given.self and not given.against:
         servers.weir_binary()
     chosen = setups(given.seed)
     if given.only:
-        if given.only.startswith("random-"):
-            chosen |= setups(int(given.only.removeprefix("random-")))
-        chosen = {given.only: chosen[given.only]}
-    given.names = list(chosen)
+        for name in given.only:
+            if name.startswith("random-"):
+                chosen |= setups(int(name.removeprefix("random-")))
+        chosen = {name: chosen[name] for name in given.only}
+    given.shares = sum(setup.share for setup in chosen.values())
     tally, notes, progress = Tally(given.keep), [], Progress()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="weir-feast-") as temporary:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-import redis
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource
-from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.types import PrimitiveFeastType, from_feast_type
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -39,6 +38,24 @@ TIMES = [
 ]
 # Other writers than Python's keep nanoseconds; Feast reads them through a float.
 NANOS = [1, 999, 123_456_789, 999_999_499, 999_999_500, 999_999_999, 500_000_500]
+# Not the name that is taken where none is given.
+SENTINEL_MASTER = "weir-master"
+
+
+@dataclass
+class Store:
+    """A Redis as Feast's settings name it, and the processes that hold the data where a test wants to know them."""
+
+    connection: str
+    redis_type: str = "redis"
+    servers: list = field(default_factory=list)
+
+    def client(self):
+        """A client as Feast makes it, of the very settings."""
+        config = RedisOnlineStoreConfig(
+            redis_type=self.redis_type, connection_string=self.connection, sentinel_master=SENTINEL_MASTER
+        )
+        return RedisOnlineStore()._get_client(config)
 
 
 @dataclass
@@ -75,7 +92,7 @@ class Service:
 class Repo:
     folder: Path
     project: str
-    redis: str
+    store: Store
     views: dict
     services: dict
     # On-demand views, which need Python code to be run: kept apart from what is compared.
@@ -83,12 +100,8 @@ class Repo:
     key_ttl_s: int | None = None
     has_versions: bool = False
 
-    @property
-    def redis_port(self):
-        return int(self.redis.split(",")[0].rsplit(":", 1)[1])
-
     def client(self):
-        return redis.Redis(port=self.redis_port)
+        return self.store.client()
 
 
 @dataclass
@@ -101,7 +114,7 @@ class Options:
     key_ttl_s: int | None = None
 
 
-def settings(options, connection):
+def settings(options, store):
     """The repository's feature_store.yaml. The connection string goes through Feast's parser, with a parameter."""
     lines = [
         f"project: {options.project}",
@@ -112,7 +125,10 @@ def settings(options, connection):
         f"  enable_online_feature_view_versioning: {str(options.has_versions).lower()}",
         "online_store:",
         "  type: redis",
-        f'  connection_string: "{connection}"',
+        # One server is what Feast takes it for when nothing is said.
+        *([f"  redis_type: {store.redis_type}"] if store.redis_type != "redis" else []),
+        *([f"  sentinel_master: {SENTINEL_MASTER}"] if store.redis_type == "redis_sentinel" else []),
+        f'  connection_string: "{store.connection}"',
         *([f"  key_ttl_seconds: {options.key_ttl_s}"] if options.key_ttl_s else []),
         "offline_store:",
         "  type: file",
@@ -254,12 +270,12 @@ def with_nanoseconds(repo, rng):
                 client.hset(key, name, stamp.SerializeToString())
 
 
-def copied(repo, folder, connection):
+def copied(repo, folder, twin_store):
     """The same repository with the same data behind another Redis."""
     shutil.copytree(repo.folder, folder)
     settings_file = Path(folder) / "feature_store.yaml"
-    settings_file.write_text(settings_file.read_text().replace(repo.redis, connection))
-    twin = replace(repo, folder=Path(folder), redis=connection)
+    settings_file.write_text(settings_file.read_text().replace(repo.store.connection, twin_store.connection))
+    twin = replace(repo, folder=Path(folder), store=twin_store)
     copy_data(repo, twin)
     return twin
 
@@ -280,11 +296,11 @@ def copy_data(repo, twin):
             put.execute()
 
 
-def build(folder, connection, options, describe, seed):
+def build(folder, connected, options, describe, seed):
     """Applies what `describe(draft)` says, and fills the Redis. Returns the `Repo`."""
     folder = Path(folder)
     (folder / "data").mkdir(parents=True)
-    (folder / "feature_store.yaml").write_text(settings(options, connection))
+    (folder / "feature_store.yaml").write_text(settings(options, connected))
     warnings.simplefilter("ignore")
     draft = Draft(folder, options, seed)
     describe(draft)
@@ -317,7 +333,7 @@ def build(folder, connection, options, describe, seed):
     for name in draft.precomputed:
         store.precompute_feature_service(name)
     services = {name: seen_by_callers(made, draft) for name, made in (draft.services | draft.late_services).items()}
-    repo = Repo(folder, options.project, connection, draft.views, services, draft.on_demand)
+    repo = Repo(folder, options.project, connected, draft.views, services, draft.on_demand)
     repo.key_ttl_s, repo.has_versions = options.key_ttl_s, options.has_versions
     with_nanoseconds(repo, rng)
     return repo

@@ -143,10 +143,22 @@ def is_ready_for_grpc(address):
     return ask
 
 
-def answers_ping(port):
+def bus_and_port():
+    """A free port for a node of a Redis Cluster, whose other port, for the other nodes, is 10,000 higher."""
+    while True:
+        port = free_port()
+        try:
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", port + 10_000))
+                return port
+        except (OSError, OverflowError):
+            continue
+
+
+def answers_ping(port, password=None):
     def ask():
         try:
-            return redis.Redis(port=port, socket_timeout=2).ping()
+            return redis.Redis(port=port, password=password, socket_timeout=2).ping()
         except redis.RedisError:
             return False
 
@@ -194,14 +206,14 @@ class Servers:
         self.running.append(server)
         return server
 
-    def redis(self, folder):
-        folder = Path(folder)
+    def redis(self, folder, *more, port=None, password=None):
+        folder, port = Path(folder), port or free_port()
         folder.mkdir(parents=True, exist_ok=True)
-        port = free_port()
-        options = ["--save", "", "--appendonly", "no", "--dir", folder, "--bind", "127.0.0.1"]
-        return self.start(
-            "redis", ["redis-server", "--port", port, *options], f"127.0.0.1:{port}", answers_ping(port)
-        )
+        options = ["--save", "", "--appendonly", "no", "--dir", folder, "--bind", "127.0.0.1", *more]
+        if password:
+            options += ["--requirepass", password]
+        command = ["redis-server", "--port", port, *options]
+        return self.start("redis", command, f"127.0.0.1:{port}", answers_ping(port, password))
 
     def feast_http(self, repo, workers=1):
         port = free_port()
