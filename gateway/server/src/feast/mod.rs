@@ -15,7 +15,7 @@ mod write;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Once, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -91,6 +91,8 @@ pub(crate) struct Current {
     pub(crate) options: Options,
     pub(crate) naming: Naming,
     lookups: RwLock<HashMap<Vec<u8>, Arc<Known>>>,
+    /// What the native catalog does not have of it was told.
+    told: Once,
 }
 
 /// References that were asked for before.
@@ -185,7 +187,7 @@ impl Current {
             cache: config.cache,
         };
         let naming = Naming { format: repo.key_format, project: repo.project.clone() };
-        Self { registry, options, naming, lookups: RwLock::default() }
+        Self { registry, options, naming, lookups: RwLock::default(), told: Once::new() }
     }
 
     /// References, resolved; what was asked before is found again.
