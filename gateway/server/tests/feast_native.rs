@@ -5,17 +5,22 @@
 mod harness;
 #[path = "harness/feast.rs"]
 mod repo;
+#[path = "harness/stored.rs"]
+mod stored;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use harness::{eventually, http_get, post};
-use repo::{Repo, hash_name, of, on_free_ports, text, view};
+use harness::{Setup, eventually, http_get, post};
+use prost::Message;
+use repo::{PROJECT, Repo, hash_name, of, on_free_ports, text, view};
 use serde_json::{Value as Json, json};
 use weir::app::App;
 use weir::config::{Config, Overrides};
+use weir_domain::feast::field;
 use weir_proto::feast::types::{
-    BoolList, DoubleList, FloatList, Int32List, Int64List, Null, StringList, value::Val, value_type::Enum as Type,
+    BoolList, DoubleList, FloatList, Int32List, Int64List, Null, StringList, Value, value::Val,
+    value_type::Enum as Type,
 };
 
 #[tokio::test]
@@ -134,6 +139,40 @@ async fn a_number_that_feasts_key_cannot_hold_is_nobody() {
     assert_eq!(open["values"], json!([true, null, null, true]));
     assert_eq!(open["provenance"], json!(["STORE", "MISSING", "MISSING", "STORE"]));
     app.stop().await;
+}
+
+#[tokio::test]
+async fn packed_rows_and_feasts_hashes_are_read_side_by_side_and_versions_are_pinned() {
+    let traffic = |version: u32, stored: &str| {
+        format!(
+            "[[view]]\nname = \"traffic\"\nversion = {version}\nentity = \"destination\"\nowner = \"tests\"\n\
+             description = \"On the way.\"\nlayout = \"feast\"\n[view.feast]\nproject = \"{PROJECT}\"\nview = \"{stored}\"\n\
+             key_names = {{ dest = \"Dest\" }}\n[[view.feature]]\nname = \"cars\"\ntype = \"i64\"\ndescription = \"Now.\"\n\n"
+        )
+    };
+    let service = |name: &str, version: u32| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nowner = \"tests\"\ndescription = \"Both.\"\nitems = [\"dest\"]\nbudget_ms = 10000\n\
+             features = [\"destination:name\", \"traffic:cars\"]\npin = {{ traffic = {version} }}\n\n"
+        )
+    };
+    let more = [traffic(1, "traffic"), traffic(2, "traffic_v2"), service("old", 1), service("new", 2)].concat();
+    let (server, setup) = stored::filled(Setup::demo().append("catalog/traffic.toml", &more));
+    for (view, cars) in [("traffic", 1), ("traffic_v2", 2)] {
+        let hash = hash_name(&[("Dest", text("LAX"))]);
+        let value = Value { val: Some(Val::Int64Val(cars)) }.encode_to_vec();
+        server.command(&[b"HSET".to_vec(), hash, field(view, "cars").to_vec(), value]);
+    }
+    let gateway = setup.start().await;
+    for (service, cars) in [("old", 1), ("new", 2)] {
+        let body = json!({ "service": service, "items": { "dest": ["LAX", "SFO", "XXX"] } });
+        let (_, reply) = post(gateway.listen(), "/v1/features", &body.to_string()).await;
+        let names = &column(&reply, "destination:name")["values"];
+        assert!(names[0].is_string() && names[1].is_string() && names[2].is_null(), "{reply}");
+        assert_eq!(column(&reply, "traffic:cars")["values"], json!([cars, null, null]), "{reply}");
+    }
+    assert!(server.calls("mget") > 0 && server.calls("hmget") + server.calls("hgetall") > 0);
+    gateway.stop().await;
 }
 
 #[tokio::test]
