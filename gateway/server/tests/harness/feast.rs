@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use prost::Message;
+use serde_json::Value as Json;
 use tempfile::TempDir;
 use weir::app::App;
 use weir::config::{Config, Overrides};
@@ -16,8 +17,10 @@ use weir_proto::feast::core::{
 use weir_proto::feast::types::{Value, value::Val, value_type::Enum as Type};
 
 use crate::harness::redis::RedisServer;
+use crate::harness::{PATIENCE, post};
 
 pub const PROJECT: &str = "rides";
+pub const ONLINE: &str = "/get-online-features";
 
 /// A repository that is being written.
 pub struct Repo {
@@ -25,13 +28,17 @@ pub struct Repo {
     pub server: RedisServer,
     pub registry: core::Registry,
     pub versioning: bool,
+    pub key_format: KeyFormat,
+    /// More lines of `online_store`.
+    pub online: &'static str,
 }
 
 impl Repo {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let registry = core::Registry { registry_schema_version: "1".to_owned(), ..core::Registry::default() };
-        Self { dir, server: RedisServer::start(), registry, versioning: false }
+        let (server, key_format) = (RedisServer::start(), KeyFormat::V3);
+        Self { dir, server, registry, versioning: false, key_format, online: "" }
     }
 
     pub fn dir(&self) -> &Path {
@@ -41,10 +48,12 @@ impl Repo {
     /// Writes both files; a registry is replaced as a whole, as Feast does it.
     pub fn write(&self) -> PathBuf {
         let (port, dir) = (self.server.port(), self.dir.path());
+        let (versioning, more) = (self.versioning, self.online);
+        let keys = if self.key_format == KeyFormat::V2 { 2 } else { 3 };
         let yaml = format!(
-            "project: {PROJECT}\nregistry:\n  path: registry.db\n  enable_online_feature_view_versioning: {}\n\
-             online_store:\n  type: redis\n  connection_string: 127.0.0.1:{port}\nentity_key_serialization_version: 3\n",
-            self.versioning
+            "project: {PROJECT}\nregistry:\n  path: registry.db\n  enable_online_feature_view_versioning: {versioning}\n\
+             online_store:\n  type: redis\n  connection_string: 127.0.0.1:{port}\n{more}\
+             entity_key_serialization_version: {keys}\n"
         );
         std::fs::write(dir.join("feature_store.yaml"), yaml).expect("write feature_store.yaml");
         std::fs::write(dir.join("new"), self.registry.encode_to_vec()).expect("write the registry");
@@ -111,7 +120,8 @@ impl Repo {
     pub fn row(&self, view: &str, keys: &[(&str, Val)], seconds: i64, features: &[(&str, Option<Val>)]) {
         let mut time = Vec::new();
         push_time(&mut time, seconds, 0);
-        let mut command = vec![b"HSET".to_vec(), hash_name(keys), format!("{TIME_FIELD}{view}").into_bytes(), time];
+        let name = hash_name_as(self.key_format, keys);
+        let mut command = vec![b"HSET".to_vec(), name, format!("{TIME_FIELD}{view}").into_bytes(), time];
         for (feature, val) in features {
             command.push(field(view, feature).to_vec());
             command.push(Value { val: val.clone() }.encode_to_vec());
@@ -122,8 +132,14 @@ impl Repo {
 
     /// `weir serve --feast REPO`, in this process.
     pub async fn serve(&self) -> App {
-        let overrides = Overrides { feast: vec![self.write()], ..on_free_ports() };
-        let config = Config::of_feast(overrides).expect("good settings");
+        self.serve_with(on_free_ports()).await
+    }
+
+    pub async fn serve_with(&self, overrides: Overrides) -> App {
+        let overrides = Overrides { feast: vec![self.write()], ..overrides };
+        let mut config = Config::of_feast(overrides).expect("good settings");
+        // On a busy machine nothing is late that no test means to be.
+        config.feast.as_mut().expect("a repository").budget = PATIENCE;
         App::start(config).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
     }
 }
@@ -135,13 +151,17 @@ pub fn on_free_ports() -> Overrides {
 
 /// The name of an entity's hash; without keys that of views without an entity.
 pub fn hash_name(keys: &[(&str, Val)]) -> Vec<u8> {
+    hash_name_as(KeyFormat::V3, keys)
+}
+
+fn hash_name_as(format: KeyFormat, keys: &[(&str, Val)]) -> Vec<u8> {
     let mut keys = keys.to_vec();
     if keys.is_empty() {
         keys.push((DUMMY_KEY, Val::StringVal(String::new())));
     }
     keys.sort_by_key(|(name, _)| *name);
     let mut name = Vec::new();
-    KeyFormat::V3.push_names(&mut name, keys.iter().map(|(name, _)| *name));
+    format.push_names(&mut name, keys.iter().map(|(name, _)| *name));
     for (_, val) in &keys {
         let part = match val {
             Val::StringVal(v) => KeyPart::String(v.as_bytes()),
@@ -192,4 +212,21 @@ pub fn of(view: &FeatureViewSpec, features: &[&str]) -> FeatureViewProjection {
 
 pub fn text(v: &str) -> Val {
     Val::StringVal(v.to_owned())
+}
+
+/// The answer to a good request for features.
+pub async fn ask(app: &App, body: Json) -> Json {
+    let (status, reply) = post(app.listen(), ONLINE, &body.to_string()).await;
+    assert_eq!(status, 200, "{reply}");
+    reply
+}
+
+pub fn names(reply: &Json) -> Vec<&str> {
+    reply["metadata"]["feature_names"].as_array().expect("names").iter().flat_map(Json::as_str).collect()
+}
+
+/// Values, statuses and event times of a column.
+pub fn column<'r>(reply: &'r Json, name: &str) -> &'r Json {
+    let at = names(reply).iter().position(|n| *n == name).unwrap_or_else(|| panic!("no {name} in {reply}"));
+    &reply["results"][at]
 }
