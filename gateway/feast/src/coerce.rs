@@ -152,6 +152,11 @@ fn times(values: &[Py<'_>]) -> Result<Vec<Value>, Raised> {
     stored.collect()
 }
 
+/// What the server says of a typed value where it wants a Python object of this type.
+pub(crate) fn check_message(of: ValueType) -> Result<(), Raised> {
+    check(&Py::Other(Other { class: "feast.types.Value_pb2.Value", text: String::new() }), of)
+}
+
 /// The server looks at the first value of some types, and takes the rest on trust.
 fn check(sample: &Py<'_>, of: ValueType) -> Result<(), Raised> {
     const ZERO: &str = "{<class 'numpy.int64'>, <class 'int'>, <class 'numpy.float64'>, <class 'float'>, \

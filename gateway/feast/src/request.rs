@@ -50,7 +50,10 @@ pub fn parse(body: &[u8]) -> Result<Body<'_>, Raised> {
 fn malformed(error: &JsonError) -> Raised {
     let message = format!("JSON decode error: {error}");
     match error.error_type {
-        JsonErrorType::RecursionLimitExceeded => Raised { class: Class::Malformed, message },
+        // Python has no words of JSON's for these: too deep, and an integer of more digits than it reads.
+        JsonErrorType::RecursionLimitExceeded | JsonErrorType::NumberOutOfRange => {
+            Raised { class: Class::Malformed, message }
+        }
         _ => unprocessable(message),
     }
 }

@@ -96,7 +96,11 @@ impl Default for Metrics {
         let refusals = Family::default();
         registry.register("refusals", "Requests that got no answer, by reason", refusals.clone());
         let unlogged = Family::default();
-        registry.register("feast_unlogged", "Answers to Feast clients that are not in the journal, by reason", unlogged.clone());
+        registry.register(
+            "feast_unlogged",
+            "Answers to Feast clients that are not in the journal, by reason",
+            unlogged.clone(),
+        );
         let fallbacks = Family::default();
         registry.register("fallbacks", "Answers that name the fallback model", fallbacks.clone());
         let transforms = Family::default();

@@ -101,12 +101,18 @@ fn int_of_text(text: &str, repr: impl Fn() -> String) -> Result<Py<'static>, Rai
         Some(body) => (text.starts_with('-'), body),
         None => (false, text),
     };
-    if body.is_empty() || body.split('_').any(|run| run.is_empty() || !run.bytes().all(|b| b.is_ascii_digit())) {
+    // What follows the digits is looked at when they are not too many.
+    let number = body.split(|c: char| !c.is_ascii_digit() && c != '_').next().unwrap_or_default();
+    if number.split('_').any(str::is_empty) {
         return Err(bad());
     }
-    let digits: Cow<'_, str> = if body.contains('_') { Cow::Owned(body.replace('_', "")) } else { Cow::Borrowed(body) };
+    let digits: Cow<'_, str> =
+        if number.contains('_') { Cow::Owned(number.replace('_', "")) } else { Cow::Borrowed(number) };
     if digits.len() > INT_DIGITS_MAX {
         return Err(too_many_digits(digits.len()));
+    }
+    if number.len() < body.len() {
+        return Err(bad());
     }
     let digits = digits.trim_start_matches('0');
     let signed = format!("{}{}", if negative { "-" } else { "" }, if digits.is_empty() { "0" } else { digits });
