@@ -16,7 +16,9 @@ from odd import JSON
 from stores import MASTERS, await_that, has_caught_up
 from values import KEYS
 
-VIEW = "driver_stats"
+# Views of one entity. weir is asked for the first before the kill and may still know its values; for the second only
+# afterwards (unless a read before happened to want it), so nobody knows what the lost master had.
+KNOWN, UNKNOWN = "driver_stats", "driver_profile"
 # From the kill until weir must be right again: the cluster's own second and its election, many times over.
 RECOVERY_S_MAX = 30
 # So many whole answers in a row, one every POLL_S, and it has recovered.
@@ -24,59 +26,75 @@ RIGHT_AT_LAST, POLL_S = 40, 0.02
 DOWN = "while a master is lost"
 
 
-def lose_a_master(pair, tally):
-    """Every answer is counted in `tally`; returns lines for the report."""
-    view, line = pair.reference.views[VIEW], Line(pair.http[1])
-    client = pair.candidate.client()
-    owners = [client.get_node_from_key(redis_key(pair.candidate, view, row)).port for row in view.rows]
-    body = {
-        "entities": {key: [row[key] for row in view.rows] for key in view.keys},
-        "features": [f"{VIEW}:{name}" for name in view.features],
-    }
-    request = Request("a master is lost", json.dumps(body).encode(), headers=dict(JSON))
-    before = by_row(Line(pair.http[0]).send(request))
-    masters = [server for server in pair.candidate.store.servers if server.port in owners]
-    dead = next(server for server in masters if server.port == owners[0])
-    for master in masters:
-        await_that("the replicas have everything", lambda master=master: has_caught_up(plain(master)))
-    lost = [n for n, owner in enumerate(owners) if owner == dead.port]
+class AllRows:
+    """A request for all rows of a view, and what Feast answers."""
 
-    def ask(when):
+    def __init__(self, pair, name):
+        view, client = pair.reference.views[name], pair.candidate.client()
+        self.name, self.pair = name, pair
+        self.owners = [client.get_node_from_key(redis_key(pair.candidate, view, row)).port for row in view.rows]
+        body = {
+            "entities": {key: [row[key] for row in view.rows] for key in view.keys},
+            "features": [f"{name}:{feature}" for feature in view.features],
+        }
+        self.request = Request("a master is lost", json.dumps(body).encode(), headers=dict(JSON))
+        self.before = by_row(Line(pair.http[0]).send(self.request))
+        self.answers, self.degraded = 0, 0
+
+    def ask(self, line, when, lost, tally):
         """Whether all rows were as before; counts the two sorts of keys apart."""
-        reply = line.send(request)
-        rows = by_row(reply)
-        example = lambda: {"request": request.as_json(), "status": reply.status, "body": reply.body.decode()[:3000]}
-        if rows is None:
-            tally.add(pair.name, f"{when}: an answer at all", ERROR, example)
+        reply = line.send(self.request)
+        rows, repo, what = by_row(reply), self.pair.name, f"{when}: {self.name}"
+        example = lambda: {
+            "request": self.request.as_json(),
+            "status": reply.status,
+            "body": reply.body.decode("utf-8", "replace")[:6000],
+        }
+        self.answers += 1
+        if rows is None or len(rows) != len(self.before):
+            tally.add(repo, f"{what}, an answer at all", ERROR, example)
             return False
-        different = [n for n, row in enumerate(rows) if row != before[n]]
-        others = ANSWER if any(n not in lost for n in different) else None
-        tally.add(pair.name, f"{when}: keys of the other masters", others, example)
-        wrong = [n for n in different if n in lost and (when != DOWN or not is_gone(rows[n]))]
-        tally.add(pair.name, f"{when}: keys of the lost master", ANSWER if wrong else None, example)
+        different = [n for n, row in enumerate(rows) if row != self.before[n]]
+        self.degraded += bool(different)
+        of_others = [n for n in different if self.owners[n] != lost]
+        tally.add(repo, f"{what}, keys of the other masters", ANSWER if of_others else None, example)
+        wrong = [n for n in different if self.owners[n] == lost and not (when == DOWN and is_gone(rows[n]))]
+        tally.add(repo, f"{what}, keys of the lost master", ANSWER if wrong else None, example)
         return not different
 
-    ask("before a master is lost")
+
+def lose_a_master(pair, tally):
+    """Every answer is counted in `tally`; returns lines for the report."""
+    known, unknown = (AllRows(pair, name) for name in (KNOWN, UNKNOWN))
+    line, held = Line(pair.http[1]), pair.candidate.store.servers
+    masters = [server for server in held if server.port in known.owners]
+    for master in masters:
+        await_that("the replicas have everything", lambda master=master: has_caught_up(plain(master)))
+    dead = next(server for server in masters if server.port == known.owners[0])
+    known.ask(line, "before a master is lost", dead.port, tally)
     dead.process.kill()
     killed = time.monotonic()
-    right, asked, degraded = 0, 0, 0
+    right, recovered = 0, 0
     while right < RIGHT_AT_LAST and time.monotonic() < killed + RECOVERY_S_MAX:
-        is_right = ask(DOWN)
-        asked, degraded, right = asked + 1, degraded + (not is_right), right + 1 if is_right else 0
+        are_right = [view.ask(line, DOWN, dead.port, tally) for view in (known, unknown)]
         # What a cache might still know does not count before there is somebody to ask.
-        if not has_taken_over(pair.candidate.store.servers, dead):
-            right = 0
-        recovered = time.monotonic() - killed
+        right = right + 1 if all(are_right) and has_taken_over(held, dead) else 0
+        if right == 1:
+            recovered = time.monotonic() - killed
         time.sleep(POLL_S)
     for _ in range(RIGHT_AT_LAST):
-        ask("after the failover")
+        for view in (known, unknown):
+            view.ask(line, "after the failover", dead.port, tally)
     line.close()
-    note = f"{len(lost)} of {len(owners)} keys lost their master; {degraded} of {asked} answers went without them"
+    without = ", ".join(f"{view.degraded} of {view.answers} of {view.name}" for view in (known, unknown))
+    lost = f"{known.owners.count(dead.port)} of {len(known.owners)} keys lost their master"
+    note = f"{lost}; answers without them: {without}"
     return [(right >= RIGHT_AT_LAST, f"{note}; right again {recovered:.1f} s after the kill")]
 
 
 def has_taken_over(servers, dead):
-    return sum(plain(server).info("replication")["role"] == "master" for server in servers if server is not dead) == MASTERS
+    roles = [plain(server).info("replication")["role"] for server in servers if server is not dead]
+    return roles.count("master") == MASTERS
 
 
 def plain(server):

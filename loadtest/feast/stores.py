@@ -1,5 +1,5 @@
-"""The ways in which Feast can be told of a Redis, each as processes of its own on free ports: one server, one that wants
-a password and another database, a cluster of three masters with a replica each, and a master that sentinels watch.
+"""The ways in which Feast can be told of a Redis, each as processes of its own on free ports: one server, one that
+wants a password and another database, a cluster of three masters with a replica each, and a master that sentinels watch.
 
 A layout's function starts everything, waits until it serves, and returns the connection string for Feast's settings.
 """
@@ -46,7 +46,7 @@ def cluster(running, folder):
         raise NotStarted(f"no cluster was made: {made.stdout[-1000:]} {made.stderr[-1000:]}")
     clients = [redis.Redis(port=node.port) for node in nodes]
     await_that("the cluster is whole", lambda: all(is_whole(client) for client in clients))
-    # Neither all nodes, nor the masters alone: whoever is asked tells of the others.
+    # Not all of the nodes: whoever is asked tells of the others.
     return Store(",".join(addresses[:2]), "redis_cluster", nodes)
 
 
