@@ -20,7 +20,8 @@ use jiter::JsonValue;
 use weir_proto::feast::types::{Value, value_type::Enum as ValueType};
 
 use crate::coerce::{self, Py};
-use crate::{Raised, request};
+use crate::rows::{key_part, no_key};
+use crate::{Raised, request, unicode};
 use pandas::Column;
 
 /// The view that rows are written to.
@@ -60,6 +61,8 @@ pub struct Frame<'a> {
     rows: usize,
     /// What rows are called in messages, where not by their number.
     labels: Option<Vec<Cow<'a, str>>>,
+    /// Arrow's complaint about a column that cannot be encoded, by its place; behind the last one when it is a name.
+    unencodable: Option<(usize, Raised)>,
 }
 
 impl<'a> Frame<'a> {
@@ -71,6 +74,15 @@ impl<'a> Frame<'a> {
     pub fn from_json(df: &'a JsonValue<'_>) -> Result<Self, Raised> {
         let columns = request::object(df)?;
         pandas::frame(columns.into_iter().map(|(name, value)| (Cow::Borrowed(name), Py::from(value))))
+    }
+
+    /// Lets Arrow complain of halves of UTF-16 pairs in the JSON that the frame was made from.
+    pub fn with_halves(mut self, df: &JsonValue<'_>) -> Self {
+        let columns = request::object(df).unwrap_or_default();
+        let cells = columns.iter().map(|(_, value)| unicode::encodable_json(value));
+        let names = columns.iter().map(|(name, _)| (columns.len(), unicode::encodable(name)));
+        self.unencodable = cells.enumerate().chain(names).find_map(|(place, checked)| Some((place, checked.err()?)));
+        self
     }
 
     /// The row of a gRPC request's `features`: strings all.
@@ -116,6 +128,10 @@ impl<'a> Frame<'a> {
         if target.features.is_empty() {
             return Ok(Vec::new());
         }
+        // All keys are written down before anybody looks at a time.
+        if times.contains(&None) {
+            check_keys(target, &values)?;
+        }
         let value = |name: &String, row: usize| values.get(name.as_str()).and_then(|v| v.get(row)).cloned();
         let row = |(row, time): (usize, Option<i64>)| {
             let micros = time.ok_or_else(|| Raised::value("NaTType does not support utctimetuple"))?;
@@ -154,6 +170,16 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// The first row with a key that cannot be written down is told.
+fn check_keys(target: &Target<'_>, values: &HashMap<&str, Vec<Value>>) -> Result<(), Raised> {
+    let mut keys: Vec<(&str, &[Value])> = Vec::new();
+    keys.extend(target.join_keys.iter().filter_map(|(name, _)| Some((&**name, &**values.get(&**name)?))));
+    keys.sort_by_key(|(name, _)| *name);
+    let rows = keys.first().map_or(0, |(_, values)| values.len());
+    let mut parts = (0..rows).flat_map(|row| keys.iter().filter_map(move |(_, values)| values.get(row)));
+    parts.find(|value| key_part(value).is_none()).map_or(Ok(()), |unfit| Err(no_key(unfit)))
+}
+
 /// A frame as an Arrow table: every column has a type, and the view's names.
 struct Table<'f> {
     columns: Vec<(&'f str, arrow::Column<'f>)>,
@@ -161,11 +187,17 @@ struct Table<'f> {
 
 impl<'f> Table<'f> {
     fn of(frame: &'f Frame<'f>, target: &Target<'f>) -> Result<Self, Raised> {
-        let columns = frame.columns.iter().map(|(name, column)| {
+        let unencodable = |place: usize| match &frame.unencodable {
+            Some((at, raised)) if *at == place => Err(raised.clone()),
+            _ => Ok(()),
+        };
+        let columns = frame.columns.iter().enumerate().map(|(place, (name, column))| {
             let mapped = target.field_mapping.get(&**name).map_or(&**name, String::as_str);
-            Ok((mapped, arrow::Column::of(name, column)?))
+            let column = arrow::Column::of(name, column)?;
+            unencodable(place).map(|()| (mapped, column))
         });
-        Ok(Self { columns: columns.collect::<Result<_, Raised>>()? })
+        let columns = columns.collect::<Result<_, Raised>>()?;
+        unencodable(frame.columns.len()).map(|()| Self { columns })
     }
 
     /// The column of this name; a mapping may have made two.

@@ -38,4 +38,4 @@ pub use rows::{HashNames, Naming, Rows, key_part, no_key, passed};
 pub use search::search;
 pub use store_file::{Online, Repo, Topology};
 pub use typed::cell_of;
-pub use unicode::{encodable_json, encodable_values};
+pub use unicode::encodable_values;

@@ -163,7 +163,7 @@ fn encodable_value(value: &Value) -> Result<(), Raised> {
 }
 
 /// The same for the columns of a frame.
-pub fn encodable_json(value: &JsonValue<'_>) -> Result<(), Raised> {
+pub(crate) fn encodable_json(value: &JsonValue<'_>) -> Result<(), Raised> {
     match value {
         JsonValue::Str(text) => encodable(text),
         JsonValue::Array(items) => items.iter().try_for_each(encodable_json),
@@ -174,7 +174,7 @@ pub fn encodable_json(value: &JsonValue<'_>) -> Result<(), Raised> {
     }
 }
 
-fn encodable(text: &str) -> Result<(), Raised> {
+pub(crate) fn encodable(text: &str) -> Result<(), Raised> {
     let Some(start) = text.chars().position(|c| half_of(c).is_some()) else { return Ok(()) };
     let halves: Vec<u32> = text.chars().skip(start).map_while(half_of).collect();
     let at = match *halves {

@@ -21,6 +21,12 @@ impl Moment {
         Self { year, month: 1, day: 1, hour: 0, minute: 0, second: 0, nanosecond: 0, offset: None }
     }
 
+    /// `2026-01-02 03:04:05`, without what is smaller.
+    pub(super) fn text(&self) -> String {
+        let Self { year, month, day, hour, minute, second, .. } = self;
+        format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+    }
+
     /// Microseconds since the Unix epoch, rounded down. Nothing where the nanoseconds do not fit 64 bits; a point in
     /// time that is pandas' sign for a missing one is `Some(None)`.
     pub(super) fn micros(&self) -> Option<Option<i64>> {

@@ -73,7 +73,7 @@ pub(super) fn frame<'a>(columns: impl Iterator<Item = (Cow<'a, str>, Py<'a>)>) -
         };
         Ok((name, column))
     });
-    Ok(Frame { columns: columns.collect::<Result<_, Raised>>()?, rows, labels: labels.clone() })
+    Ok(Frame { columns: columns.collect::<Result<_, Raised>>()?, rows, labels: labels.clone(), unencodable: None })
 }
 
 /// The same scalar in each row.

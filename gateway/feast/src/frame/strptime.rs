@@ -118,7 +118,9 @@ pub(super) fn shape(text: &str) -> Shape {
     let Some((mut moment, rest)) = date(pieces) else { return Shape::Unknown };
     let Some(zone) = time(&mut moment, rest) else { return Shape::Unknown };
     let Some(offset) = offset(zone) else { return Shape::Unknown };
-    if !(1..=12).contains(&moment.month) {
+    if moment.year == 0 {
+        Shape::Impossible("year 0 is out of range")
+    } else if !(1..=12).contains(&moment.month) {
         Shape::Impossible("month must be in 1..12")
     } else if moment.day < 1 || moment.day > days_of_month(moment.year, moment.month) {
         Shape::Impossible("day is out of range for month")
@@ -351,7 +353,7 @@ fn matches(text: &[char], pattern: &[char], at: usize, moment: &mut Moment) -> O
     })
 }
 
-/// `+hhmm`, `+hh:mm` or `Z`: how long, and the minutes.
+/// `+hhmm`, `+hh:mm` or `Z`: how long, and the minutes. Seconds may follow, with a fraction; they do not count.
 fn numeric_zone(text: &[char], at: usize) -> Option<(usize, i64)> {
     let two = |i: usize| Some(i64::from(text.get(i)?.to_digit(10)? * 10 + text.get(i + 1)?.to_digit(10)?));
     let sign = match text.get(at)? {
@@ -362,7 +364,17 @@ fn numeric_zone(text: &[char], at: usize) -> Option<(usize, i64)> {
     };
     let colon = usize::from(text.get(at + 3) == Some(&':'));
     let (hours, minutes) = (two(at + 1)?, two(at + 3 + colon).filter(|minutes| *minutes < 60)?);
-    Some((5 + colon, sign * (hours * 60 + minutes)))
+    let mut len = 5 + colon;
+    let colon = usize::from(text.get(at + len) == Some(&':'));
+    if two(at + len + colon).is_some_and(|seconds| seconds < 60) {
+        len += 2 + colon;
+        let after_point = text.get(at + len + 1..).unwrap_or_default();
+        let fraction = after_point.iter().take(6).take_while(|c| c.is_ascii_digit()).count();
+        if text.get(at + len) == Some(&'.') && fraction > 0 {
+            len += 1 + fraction;
+        }
+    }
+    Some((len, sign * (hours * 60 + minutes)))
 }
 
 fn named_zone(text: &[char], at: usize) -> Option<(usize, i64)> {

@@ -78,6 +78,9 @@ const TIMES: &str = r##"
 ["2026-13-01"] => DateParseError: month must be in 1..12: 2026-13-01, at position 0
 ["2026-01-02T24:00:00"] => DateParseError: hour must be in 0..23: 2026-01-02T24:00:00, at position 0
 ["9999-12-31"] => OutOfBoundsDatetime: Out of bounds nanosecond timestamp: 9999-12-31, at position 0
+["9999-12-31T23:59:59.9999999"] => OutOfBoundsDatetime: Out of bounds nanosecond timestamp: 9999-12-31 23:59:59, at position 0
+["0000-13-01"] => DateParseError: year 0 is out of range: 0000-13-01, at position 0
+["2031-01-01T00:00:00.1+00:00", "2031-01-01T00:00:49.1+00:00:30"] => 1924992000.100000 | 1924992049.100000
 [""] => ValueError: NaTType does not support utctimetuple
 "##;
 

@@ -80,7 +80,12 @@ fn by_format(text: &str, format: &str) -> Result<Option<i64>, Complaint> {
 /// A text whose format nobody knows.
 fn by_itself(text: &str) -> Result<Option<i64>, Complaint> {
     if let Some(moment) = iso::parse(text, None) {
-        return moment.micros().ok_or_else(|| out_of_bounds(text));
+        // What has nanoseconds is found not to fit while it is read, and told as far as it was read by then.
+        let has_nanoseconds = text
+            .split_once('.')
+            .is_some_and(|(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count() > MICROSECOND_DIGITS);
+        let told = || if has_nanoseconds { moment.text() } else { text.to_owned() };
+        return moment.micros().ok_or_else(|| out_of_bounds(&told()));
     }
     let unreadable = |what: &str| ("DateParseError", format!("{what}: {text}"));
     match strptime::shape(text) {
@@ -104,6 +109,9 @@ fn by_itself(text: &str) -> Result<Option<i64>, Complaint> {
         Shape::Unknown => Err(unreadable("Unknown datetime string format, unable to parse")),
     }
 }
+
+/// Digits after the point that a number of microseconds has.
+const MICROSECOND_DIGITS: usize = 6;
 
 /// Small numbers, and letters that stand for parts of a time.
 fn is_unlikely(text: &str) -> bool {

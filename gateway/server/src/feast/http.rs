@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use weir_domain::{Refusal, Violation};
 use weir_feast::{
-    Frame, JsonValue, OnlineRequest, Raised, encodable_json, encodable_values, field, flag, object, parse, string,
-    unprocessable, values,
+    Frame, JsonValue, OnlineRequest, Raised, encodable_values, field, flag, object, parse, string, unprocessable,
+    values,
 };
 
 use super::Feast;
@@ -159,11 +159,8 @@ async fn push(State(Served { gateway, feast }): App, request: Request<Body>) -> 
         let df = df_of(&fields)?;
         let to = field(&fields, "to").map_or(Ok("online"), |to| string(to, "to"))?;
         let frame = Frame::from_json(df)?;
-        let to = To::parse(to)?;
-        if body.has_halves {
-            encodable_json(df)?;
-        }
-        write::push(&feast, source, &frame, to).await?;
+        let frame = if body.has_halves { frame.with_halves(df) } else { frame };
+        write::push(&feast, source, &frame, To::parse(to)?).await?;
         Ok(StatusCode::OK.into_response())
     };
     pushed.await.unwrap_or_else(|unanswered| told(&gateway, unanswered))
@@ -178,9 +175,7 @@ async fn write_to_online_store(State(Served { gateway, feast }): App, request: R
         let view = string(required(&fields, "feature_view_name")?, "feature_view_name")?;
         let df = df_of(&fields)?;
         let frame = Frame::from_json(df)?;
-        if body.has_halves {
-            encodable_json(df)?;
-        }
+        let frame = if body.has_halves { frame.with_halves(df) } else { frame };
         write::write_to(&feast, view, &frame, Through::Http).await?;
         Ok(json(StatusCode::OK, "null"))
     };
