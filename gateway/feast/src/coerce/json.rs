@@ -7,8 +7,9 @@ use super::py::{Py, dict};
 use super::{number, type_error};
 use crate::Raised;
 
-/// Nesting beyond this is refused. Python's own limit depends on how deep its stack is already.
-const DEPTH_MAX: usize = 900;
+/// Nesting beyond this is refused, as it is in a body. Python's own limit is some 900, and depends on how deep its stack
+/// is already; a thread's stack here must hold whatever is done with what is read.
+const DEPTH_MAX: usize = 200;
 
 /// `json.loads(text)`
 pub(super) fn loads(text: &str) -> Result<Py<'static>, Raised> {

@@ -120,3 +120,21 @@ fn floats_are_printed_as_protobuf_does() {
     assert_eq!(answer("FLOAT", "[0.3333333333333333]"), "float_val: 0.333333343");
     assert_eq!(answer("FLOAT", "[-Infinity]"), "float_val: -inf");
 }
+
+#[test]
+fn nesting_ends_where_protobufs_does_and_nowhere_near_the_end_of_the_stack() {
+    let map = |depth: usize| format!("[{}1{}]", "{\"a\": ".repeat(depth), "}".repeat(depth));
+    let lists = |depth: usize| format!("[{}1{}]", "[".repeat(depth), "]".repeat(depth));
+    let text = |depth: usize| format!("[\"{}1{}\"]", "[".repeat(depth), "]".repeat(depth));
+    let ends = |answer: String, what: &str| assert!(answer.ends_with(what), "{answer}");
+    let too_deep = "Exceeded upb_DecodeOptions_MaxDepth";
+    for of in ["MAP", "STRUCT"] {
+        assert!(answer(of, &map(33)).contains("int64_val: 1"));
+        ends(answer(of, &map(34)), too_deep);
+    }
+    assert!(answer("VALUE_LIST", &lists(51)).contains("val: 1"));
+    ends(answer("VALUE_LIST", &lists(52)), too_deep);
+    assert!(answer("JSON", &text(200)).starts_with("json_val"));
+    ends(answer("JSON", &text(100_000)), "while decoding a JSON array from a unicode string");
+    ends(answer("MAP", &text(100_000)), "while decoding a JSON array from a unicode string");
+}
