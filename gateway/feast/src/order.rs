@@ -29,27 +29,25 @@ pub(crate) fn sorted(columns: &[&[Value]]) -> Result<Vec<usize>, Raised> {
     let count = columns.iter().map(|values| values.len()).min().unwrap_or(0);
     let mut rows: Vec<usize> = (0..count).collect();
     first_run(&mut rows, columns)?;
-    let mut complaint = None;
-    rows.sort_by(|a, b| {
-        let is_less = |a, b| {
-            is_less(columns, a, b).unwrap_or_else(|raised| {
-                complaint.get_or_insert(raised);
-                false
-            })
-        };
-        order(*a, *b, is_less)
-    });
-    complaint.map_or(Ok(rows), Err)
+    merge_sort(&rows, columns)
 }
 
-fn order(a: usize, b: usize, mut is_less: impl FnMut(usize, usize) -> bool) -> Ordering {
-    if is_less(a, b) {
-        Ordering::Less
-    } else if is_less(b, a) {
-        Ordering::Greater
-    } else {
-        Ordering::Equal
+/// Sorts by comparisons that may fail, and that need not be of one mind: not a number is neither less nor more than any,
+/// which the standard library's sort takes amiss.
+fn merge_sort(rows: &[usize], columns: &[&[Value]]) -> Result<Vec<usize>, Raised> {
+    let (left, right) = rows.split_at(rows.len() / 2);
+    if left.is_empty() {
+        return Ok(right.to_vec());
     }
+    let (left, right) = (merge_sort(left, columns)?, merge_sort(right, columns)?);
+    let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
+    let mut sorted = Vec::with_capacity(rows.len());
+    while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+        let next = if is_less(columns, *b, *a)? { right.next() } else { left.next() };
+        sorted.extend(next);
+    }
+    sorted.extend(left.chain(right));
+    Ok(sorted)
 }
 
 /// Sorts the first run: what is in order already, and the rest of it by binary insertion.
@@ -254,6 +252,15 @@ mod tests {
     fn null_is_the_number_zero() {
         assert_eq!(sorted(&[&values(&[Val::Int64Val(1), Val::NullVal(0), Val::DoubleVal(0.5)])]), Ok(vec![1, 2, 0]));
         assert!(complaint(&[&[Value::default()]]).contains("NoneType"));
+    }
+
+    #[test]
+    fn nothing_that_is_compared_ends_the_process() {
+        let kinds = [Val::DoubleVal(f64::NAN), Val::Int64Val(3), Val::DoubleVal(-1.0), Val::BoolVal(true)];
+        let many: Vec<_> = (0..1000).map(|i| kinds[i * 7919 % 1000 % kinds.len()].clone()).collect();
+        assert_eq!(sorted(&[&values(&many)]).unwrap().len(), 1000);
+        let many: Vec<_> = many.into_iter().chain([text("a"), text("b")]).collect();
+        assert!(complaint(&[&values(&many)]).starts_with("'<' not supported"));
     }
 
     #[test]

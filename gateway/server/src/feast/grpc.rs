@@ -58,8 +58,8 @@ impl GrpcFeatureServer for FeastGrpc {
         let frame = one_row(&features, &typed_features)?;
         let pushed = async { write::push(&self.0.feast, &stream_feature_view, &frame?, To::parse(&to)?).await };
         pushed.await.map_err(|raised| match raised.class {
-            Class::Feast("PushSourceNotFoundException", _) => Status::invalid_argument(raised.message),
-            _ => Status::internal(raised.message),
+            Class::Feast("PushSourceNotFoundException", _) => Status::invalid_argument(cut(raised.message)),
+            _ => Status::internal(cut(raised.message)),
         })?;
         Ok(Response::new(PushResponse { status: true }))
     }
@@ -71,7 +71,7 @@ impl GrpcFeatureServer for FeastGrpc {
         let WriteToOnlineStoreRequest { features, feature_view_name, typed_features, .. } = request.into_inner();
         let frame = one_row(&features, &typed_features)?;
         let written = async { write::write_to(&self.0.feast, &feature_view_name, &frame?, Through::Grpc).await };
-        written.await.map_err(|raised| Status::internal(raised.message))?;
+        written.await.map_err(|raised| Status::internal(cut(raised.message)))?;
         Ok(Response::new(WriteToOnlineStoreResponse { status: true }))
     }
 
@@ -81,6 +81,26 @@ impl GrpcFeatureServer for FeastGrpc {
     ) -> Result<Response<Encoded>, Status> {
         self.online(request, Server::Python).await
     }
+}
+
+/// The bytes of a status message, which is a header. gRPC's own library takes no more than 8 KiB of headers for sure, and
+/// says that they were too many instead of what went wrong.
+const MESSAGE_BYTES_MAX: usize = 6 << 10;
+
+/// The beginning of a message, as much as a header may hold.
+fn cut(mut message: String) -> String {
+    // What is neither letter nor digit may be sent as `%xx`, byte by byte.
+    let sent = |c: char| if c.is_ascii_alphanumeric() { 1 } else { 3 * c.len_utf8() };
+    let mut total = 0;
+    let mut fits = |(_, c): &(usize, char)| {
+        total += sent(*c);
+        total <= MESSAGE_BYTES_MAX
+    };
+    if let Some((end, _)) = message.char_indices().find(|at| !fits(at)) {
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
 }
 
 /// The row of a write: texts, or typed values.
@@ -159,10 +179,22 @@ impl FeastGrpc {
                 refuse::grpc(&refusal)
             }
             Unanswered::Raised(raised) => match raised.class {
-                Class::Feast("FeatureServiceNotFoundException", _) => Status::internal(raised.message),
+                Class::Feast("FeatureServiceNotFoundException", _) => Status::internal(cut(raised.message)),
                 // What grpc makes of an exception that nobody catches.
-                _ => Status::unknown(format!("Exception calling application: {}", raised.message)),
+                _ => Status::unknown(cut(format!("Exception calling application: {}", raised.message))),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_end_where_a_header_does() {
+        assert_eq!(cut("x".repeat(100)), "x".repeat(100));
+        assert_eq!(cut("x".repeat(MESSAGE_BYTES_MAX + 1)), format!("{}...", "x".repeat(MESSAGE_BYTES_MAX)));
+        assert_eq!(cut("é".repeat(MESSAGE_BYTES_MAX)).chars().count(), MESSAGE_BYTES_MAX / 6 + 3);
     }
 }
