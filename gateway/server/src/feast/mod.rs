@@ -31,9 +31,11 @@ pub(crate) use load::{Loaded, load};
 pub(crate) use registry::{keep, placed};
 pub(crate) use serve::Real;
 
-/// Resolved lists of references that are kept. Clients send the same few over and over; one that does not must not
-/// fill the memory.
-const LOOKUPS_MAX: usize = 4_096;
+/// Features in all resolved lists of references that are kept: some 100 MB of them. Clients send the same few lists over
+/// and over; one that does not must not fill the memory.
+const KNOWN_FEATURES_MAX: usize = 400_000;
+/// What a list weighs besides its features, in features.
+const KNOWN_LIST_WEIGHT: usize = 50;
 
 /// What is served in Feast's place, as configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,9 +92,16 @@ pub(crate) struct Current {
     pub(crate) registry: Registry,
     pub(crate) options: Options,
     pub(crate) naming: Naming,
-    lookups: RwLock<HashMap<Vec<u8>, Arc<Known>>>,
+    lookups: RwLock<Lookups>,
     /// What the native catalog does not have of it was told.
     told: Once,
+}
+
+/// What was asked for before, and how much that is.
+#[derive(Default)]
+struct Lookups {
+    known: HashMap<Vec<u8>, Arc<Known>>,
+    weight: usize,
 }
 
 /// References that were asked for before.
@@ -197,7 +206,7 @@ impl Current {
             key.extend_from_slice(&(name.len() as u32).to_le_bytes());
             key.extend_from_slice(name.as_bytes());
         }
-        let known = self.lookups.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self.lookups.read().unwrap_or_else(PoisonError::into_inner).known.get(&key).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
@@ -205,10 +214,13 @@ impl Current {
         let lookup = Lookup::compile(&self.registry, wanted, full, &self.options)?;
         let lookup = Arc::new(Known { lookup, computation: ArcSwapOption::empty() });
         let mut lookups = self.lookups.write().unwrap_or_else(PoisonError::into_inner);
-        if lookups.len() >= LOOKUPS_MAX {
-            lookups.clear();
+        let weight = KNOWN_LIST_WEIGHT + lookup.reads.iter().map(|read| read.features.len()).sum::<usize>();
+        if lookups.weight + weight > KNOWN_FEATURES_MAX {
+            *lookups = Lookups::default();
         }
-        lookups.insert(key, Arc::clone(&lookup));
+        if lookups.known.insert(key, Arc::clone(&lookup)).is_none() {
+            lookups.weight += weight;
+        }
         Ok(lookup)
     }
 }
