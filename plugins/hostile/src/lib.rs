@@ -92,9 +92,9 @@ fn spin() {
     }
 }
 
-/// Tens of milliseconds of work, on any machine more than two.
+/// Some fifty milliseconds of work: far more than two on any machine, and more than a busy one keeps a ticker waiting.
 fn dawdle() {
-    for _ in 0..40_000_000 {
+    for _ in 0..120_000_000 {
         black_box(CALLS.load(Ordering::Relaxed));
     }
 }
