@@ -1,0 +1,22 @@
+//! Load, floors, faults and peers for Weir: what its tests and benchmarks share, and the commands of `weir-loadtest`.
+//! Every address is on loopback: this loads our own machine and nobody else's.
+
+mod ask;
+mod call;
+pub mod cli;
+mod client;
+mod floor;
+mod load;
+mod raw_mget;
+mod report;
+
+use std::net::SocketAddr;
+
+/// What a command ends in when it fails: a chain of reasons for whoever typed it.
+pub type Failed = Box<dyn std::error::Error>;
+
+/// Reads an address and insists that it is on this machine.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is no IP:PORT"))?;
+    if address.ip().is_loopback() { Ok(address) } else { Err(format!("{address} is not on loopback")) }
+}
