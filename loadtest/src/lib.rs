@@ -7,6 +7,7 @@ pub mod cli;
 mod client;
 mod floor;
 mod load;
+pub mod proxy;
 mod raw_mget;
 mod report;
 

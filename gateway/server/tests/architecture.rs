@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Every crate of ours with the crates of ours it may depend on. Siblings never see each other: only the server
-/// knows all of them.
+/// knows all of them. Tests may use more: the fault proxy of `weir-loadtest`, for one.
 const EDGES: [(&str, &[&str]); 8] = [
     ("weir-domain", &[]),
     ("weir-store", &["weir-domain"]),
