@@ -1,5 +1,5 @@
-//! The store stage of a request. [`Store::fetch`] never fails and never outlives its deadline: it serves what
-//! is fresh in the cache, reads the rest from the store in one batch, and when that takes too long serves what
+//! The store stage of a request. [`Store::fetch`] never fails and waits for nothing after its deadline: it serves
+//! what is fresh in the cache, reads the rest from the store in one batch, and when that takes too long serves what
 //! is stale, or says what is missing and why.
 
 use std::pin::Pin;
@@ -11,10 +11,11 @@ use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use weir_domain::plan::{Bound, Plan};
 use weir_domain::{Gathered, Provenance};
 
+use crate::alarm::timeout_at;
 use crate::cache::{Cache, Entry, Look, may_serve_stale};
 use crate::decode::{self, Found};
 use crate::flight::{Answer, Boarding, Boards, Flights, Leader, Seat};
@@ -24,9 +25,6 @@ use crate::shape::Shape;
 use crate::wanted::{HashAsk, Wanted};
 use crate::{CacheSettings, Counters, Embedded, Redis, Trouble};
 
-/// Tokio's timer wheel turns in milliseconds and rounds up: a wait fires 1.1 to 1.4 ms after what it was aimed
-/// at, and then there are the rows to decode. So waiting stops this much before the deadline.
-const TIMER_SLACK: Duration = Duration::from_micros(1_500);
 /// Batches under way at once. A healthy server has a few; a frozen one fills this within a read's life, and
 /// what it bounds then is the commands queued for nobody.
 const READS_IN_FLIGHT_MAX: usize = 1_024;
@@ -43,19 +41,13 @@ pub enum Backend {
 /// What a fetch may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// When the fetch must be over.
+    /// When to stop waiting for the store. What came by then is still to be decoded: a tenth of a millisecond for a
+    /// hundred rows of fifty features.
     pub deadline: Instant,
     /// Wall clock in microseconds since the Unix epoch, against which a view's ttl is held.
     pub now_us: i64,
     /// Rows read from the store longer ago are not served: the least of the caller's and the plan's.
     pub max_stale: Option<Duration>,
-}
-
-impl Limits {
-    /// When to stop waiting.
-    fn due(&self) -> Instant {
-        self.deadline.checked_sub(TIMER_SLACK).unwrap_or(self.deadline)
-    }
 }
 
 /// What became of the rows of Feast hashes.
@@ -217,19 +209,16 @@ impl Shared {
                 return found;
             }
         };
-        let due = limits.due();
-        if due > now {
-            let all = async {
-                if let Some(read) = read {
-                    read.await;
-                }
-                for seat in seats.iter().flatten() {
-                    seat.landed().await;
-                }
-            };
-            // Out of time is no error here: each seat is asked for what it has.
-            let _ = timeout_at(due, all).await;
-        }
+        let all = async {
+            if let Some(read) = read {
+                read.await;
+            }
+            for seat in seats.iter().flatten() {
+                seat.landed().await;
+            }
+        };
+        // Out of time is no error here: each seat is asked for what it has.
+        let _ = timeout_at(limits.deadline, all).await;
         let mut unanswered = Vec::new();
         for (ask, seat) in asks.into_iter().zip(seats) {
             let entity = ask.entity;
@@ -289,7 +278,6 @@ impl Shared {
         limits: Limits,
         now: Instant,
     ) -> Result<(Vec<Option<Seat>>, Option<UnderWay>), Provenance> {
-        // With a little time left, too little to wait, a read is started all the same: it fills the cache.
         if now >= limits.deadline {
             return Err(Provenance::Late);
         }
@@ -313,7 +301,7 @@ impl Shared {
                 (wanted.shape(ask.entity).clone(), ask.old.as_ref().map(|(_, entry)| entry.clone()))
             };
             let (shapes, known) = own.map(of).unzip();
-            let errand = Errand { leader, shapes, known, due: limits.due(), _permit: permit };
+            let errand = Errand { leader, shapes, known, due: limits.deadline, _permit: permit };
             return Ok((seats, self.send(errand, redis, landings, limits, now)));
         }
         Ok((seats, None))

@@ -5,6 +5,7 @@
 //! A fetch goes through the files in this order: `wanted` (which entities, each once), `cache`, `flight` (one
 //! read per key at a time, whoever asks), `redis` or `embedded`, and `decode` or `decode_hash` (rows to columns).
 
+pub mod alarm;
 mod breaker;
 mod cache;
 /// Real servers for the tests that need what this crate keeps to itself.
