@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-feast check advisories bench bench-feast plugins
+.PHONY: help demo test test-faults test-feast check advisories bench bench-feast plugins
 .PHONY: setup-redis setup-h2load setup-wrk setup-python setup-feast
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
@@ -28,6 +28,9 @@ test: setup-redis setup-python ## Run every test
 	cargo test --locked --manifest-path plugins/Cargo.toml
 # Filling a disk takes a file system of its own, and mounting one takes root.
 	if [ "$$(id -u)" = 0 ]; then cargo test --locked --workspace --test crash -- --ignored a_full_disk; fi
+
+test-faults: setup-redis ## Inject every fault twenty times in a row, on a machine with nothing else to do
+	gateway/server/tests/faults/rounds.sh
 
 test-feast: setup-redis setup-feast ## Compare with the real Feast: every answer, every write, its clients, its log
 	cargo build --locked -p weir
