@@ -55,6 +55,9 @@ pub enum SealFault {
     /// The columns do not make a table: a bug.
     #[error("columns of the journal do not fit together")]
     Table(#[from] ArrowError),
+    /// Given up half-way, to be done again at once and faster.
+    #[error("sealing was hurried")]
+    Hurried,
     /// The sealing code panicked: a bug.
     #[error("sealing {segment} panicked")]
     Panicked {
@@ -69,7 +72,7 @@ impl SealFault {
         match self {
             Self::Io(_) => true,
             Self::Parquet { source, .. } => publish::is_io(source),
-            Self::Table(_) | Self::Panicked { .. } => false,
+            Self::Table(_) | Self::Hurried | Self::Panicked { .. } => false,
         }
     }
 }
@@ -86,8 +89,14 @@ pub(crate) struct Sealed {
     pub(crate) quarantined: bool,
 }
 
-/// Seals a segment. Records up to number `floor` are repetitions of what an earlier segment holds.
-pub(crate) fn seal(settings: &Settings, id: SegmentId, floor: u64) -> Result<Sealed, SealFault> {
+/// Seals a segment. Records up to number `floor` are repetitions of what an earlier segment holds. Gives up when it
+/// `is_hurried`, which is asked before each record.
+pub(crate) fn seal(
+    settings: &Settings,
+    id: SegmentId,
+    floor: u64,
+    is_hurried: &dyn Fn() -> bool,
+) -> Result<Sealed, SealFault> {
     let journal = settings.folder.as_path();
     let path = id.path(journal);
     if Manifest::exists(journal, id)? {
@@ -111,7 +120,7 @@ pub(crate) fn seal(settings: &Settings, id: SegmentId, floor: u64) -> Result<Sea
     }
     contents.corrupt += scan.corrupt + u64::from(head == Head::Damaged);
     let torn_bytes = scan.torn_bytes;
-    let mut out = Writing { journal, id, files: Vec::new(), requests: 0, rows: 0 };
+    let mut out = Writing { journal, id, is_hurried, files: Vec::new(), requests: 0, rows: 0 };
     let mut exposures = Exposures::default();
     for ((service, k, hour), group) in &contents.groups {
         contents.corrupt += out.served(service, *k, *hour, group, &contents.schemas, &mut exposures)?;
@@ -220,6 +229,7 @@ impl<'a> Contents<'a> {
 struct Writing<'a> {
     journal: &'a Path,
     id: SegmentId,
+    is_hurried: &'a dyn Fn() -> bool,
     files: Vec<FileEntry>,
     requests: u64,
     rows: u64,
@@ -239,9 +249,13 @@ impl Writing<'_> {
         let Some(schema) = schema_of(group, schemas) else { return Ok(0) };
         let mut table = ServedTable::new(schema);
         let (mut corrupt, mut requests, mut rows, mut times) = (0, 0, 0, (i64::MAX, i64::MIN));
+        let is_hurried = self.is_hurried;
         let mut bodies = group.iter();
         let next = || {
             for body in bodies.by_ref() {
+                if is_hurried() {
+                    return Err(SealFault::Hurried);
+                }
                 let Ok(served) = record::decode(body, schema) else {
                     corrupt += 1;
                     continue;
@@ -291,10 +305,14 @@ impl Writing<'_> {
         let mut table = FeastTable::new(schema);
         let arrow = table.schema();
         let (mut rows, mut times) = (0, (i64::MAX, i64::MIN));
+        let is_hurried = self.is_hurried;
         // What cannot be read was counted when `served` was written.
         let mut records = group.iter().filter_map(|body| record::decode(body, schema).ok());
         let next = || {
             for served in records.by_ref() {
+                if is_hurried() {
+                    return Err(SealFault::Hurried);
+                }
                 rows += served.rows as u64;
                 times = (times.0.min(served.served_at_us), times.1.max(served.served_at_us));
                 table.append(&served);
