@@ -34,11 +34,24 @@ pub struct Violation {
     pub description: String,
 }
 
+/// Both may quote the caller, whose names can be as long as a request; no error needs to be.
+const FIELD_BYTES_MAX: usize = 192;
+const DESCRIPTION_BYTES_MAX: usize = 768;
+
 impl Violation {
-    /// A violation of `field`.
+    /// A violation of `field`. Of what is very long, the beginning stays.
     pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self { field: field.into(), description: description.into() }
+        let field = cut(field.into(), FIELD_BYTES_MAX);
+        Self { field, description: cut(description.into(), DESCRIPTION_BYTES_MAX) }
     }
+}
+
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
+    }
+    text
 }
 
 impl Refusal {

@@ -15,7 +15,7 @@ use weir_transform::Engine;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, JournalConfig};
-use crate::doors;
+use crate::doors::{self, Door};
 use crate::feast::{self, Feast};
 use crate::gateway::{Admission, Clock, Gateway};
 use crate::reload::{self, Reloader};
@@ -100,8 +100,8 @@ impl App {
         let public_routes = doors::public(&gateway).await;
         let admin_routes = admin::routes(Admin { reloader: Arc::clone(&reloader), ready: Arc::clone(&ready) });
         let public_door = tokio::spawn(doors::serve(public, public_routes, until(Stage::Draining), config.drain));
-        let admin_door =
-            tokio::spawn(doors::serve(operators, admin_routes.into(), until(Stage::Drained), config.drain));
+        let admin_routes = Door::to(admin_routes, Arc::clone(&gateway.metrics));
+        let admin_door = tokio::spawn(doors::serve(operators, admin_routes, until(Stage::Drained), config.drain));
         let registry = tokio::spawn(feast::keep(Arc::clone(&reloader)));
         let watcher = tokio::spawn(reloader.watch());
         tracing::info!(%listen, %admin, catalog_version = &*gateway.snapshot().catalog.version, "serving");

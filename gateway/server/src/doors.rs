@@ -1,6 +1,8 @@
 //! The doors: one port that speaks gRPC and JSON over HTTP/1.1 and HTTP/2, and how connections are taken and
 //! given back. Every limit on what a stranger may do to the process stands here.
 
+mod sight;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -13,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,6 +36,7 @@ use crate::feast::{self, FeastGrpc};
 use crate::gateway::Gateway;
 use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
+use crate::metrics::Metrics;
 use crate::timeout::ArrivedAt;
 
 /// A caller that has not sent its headers by then is a slow-loris or gone.
@@ -66,16 +69,20 @@ pub(crate) struct Door {
     /// Feast's own such call.
     online: Option<feast::Served>,
     routes: Router,
-}
-
-impl From<Router> for Door {
-    fn from(routes: Router) -> Self {
-        Self { features: None, online: None, routes }
-    }
+    metrics: Arc<Metrics>,
 }
 
 impl Door {
+    /// A port with nothing but these routes.
+    pub(crate) fn to(routes: Router, metrics: Arc<Metrics>) -> Self {
+        Self { features: None, online: None, routes, metrics }
+    }
+
     async fn answer(self, mut request: Request<Incoming>) -> Response {
+        if let Some(refused) = sight::refused(&request, &self.metrics) {
+            return refused;
+        }
+        let is_grpc = sight::is_grpc(&request);
         // Reading the body is on the caller's clock too.
         request.extensions_mut().insert(ArrivedAt(Instant::now()));
         let answered = async {
@@ -93,6 +100,7 @@ impl Door {
         match tokio::time::timeout(REQUEST_MAX, answered).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
+            Err(_) if is_grpc => tonic::Status::deadline_exceeded("the request never came").into_http(),
             Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
         }
     }
@@ -129,13 +137,12 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     }
     let is_feast = online.is_some();
     let routes = json.merge(routes.into_axum_router()).fallback(move |request| nowhere(request, is_feast));
-    Door { features: Some(features), online, routes }
+    Door { features: Some(features), online, routes, metrics: Arc::clone(&gateway.metrics) }
 }
 
 /// A path that leads nowhere, said in the caller's own protocol.
 async fn nowhere(request: Request<Body>, is_feast: bool) -> Response {
-    let content_type = request.headers().get(header::CONTENT_TYPE).map(|v| v.as_bytes());
-    if content_type.is_some_and(|v| v.starts_with(b"application/grpc")) {
+    if sight::is_grpc(&request) {
         tonic::Status::unimplemented("no such method").into_http()
     } else if is_feast {
         feast::Served::nowhere(request.uri(), request.headers())

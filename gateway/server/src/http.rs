@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Bytes, HttpBody};
+use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Map, Value as Json, json};
@@ -36,18 +35,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/services/{name}", get(service))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(Arc::clone(&gateway), refuse_announced))
         .with_state(gateway)
-}
-
-/// Refuses a body that announces itself as too large before a byte of it is read: the limit above counts what
-/// has come, and would wait for it.
-async fn refuse_announced(State(gateway): App, request: Request, next: Next) -> Response {
-    if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
-        refused(&gateway, &too_large())
-    } else {
-        next.run(request).await
-    }
 }
 
 async fn features(
@@ -179,7 +167,8 @@ fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
     })
 }
 
-fn too_large() -> Refusal {
+/// A body of more than [`BODY_BYTES_MAX`].
+pub(crate) fn too_large() -> Refusal {
     Refusal::TooLarge(Violation::new("body", format!("more than the {BODY_BYTES_MAX} bytes of one request")))
 }
 

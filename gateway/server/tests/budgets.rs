@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::redis::RedisServer;
-use harness::{Running, Setup, eventually, flights, http};
+use harness::{Running, Setup, eventually, flights};
 use stored::{filled, provenances};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -98,32 +98,6 @@ async fn callers_in_a_hurry_are_always_answered_however_slow_the_store_is() {
     // A busy machine holds up some; none waited for the store, which takes ten times their deadlines.
     assert!(at(0.5) <= 0 && at(0.9) <= 2_000 && at(1.0) < 1_000_000, "{told}");
     assert!(refused * 4 <= seen.len(), "{told}");
-}
-
-#[tokio::test]
-async fn a_deadline_that_has_passed_is_refused_before_the_store_hears_of_it() {
-    let _cores = CORES.read().await;
-    let (server, setup) = filled(Setup::demo());
-    let gateway = setup.start().await;
-    let body = r#"{"service":"route_card","items":{"origin":["JFK"],"dest":["LAX"]}}"#;
-    for (header, value) in [("x-request-timeout-ms", "0"), ("grpc-timeout", "0m"), ("grpc-timeout", "1n")] {
-        let headers = [("content-type", "application/json"), (header, value)];
-        let (status, reply) = http(gateway.listen(), "POST", "/v1/features", &headers, body).await;
-        assert_eq!(status, 504, "{header}: {value}");
-        assert!(reply.contains("DEADLINE_EXCEEDED"), "{reply}");
-    }
-    let mut request = tonic::Request::new(hurried(0));
-    request.metadata_mut().insert("x-request-timeout-ms", 0.into());
-    let status = gateway.client.clone().get_features(request).await.expect_err("no time");
-    assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert_eq!(status.get_error_details().error_info().expect("a reason").reason, "DEADLINE_EXCEEDED");
-    assert_eq!((server.calls("mget"), server.calls("get")), (0, 0));
-    assert_eq!(gateway.metric(r#"weir_refusals_total{reason="DEADLINE_EXCEEDED"} "#).await, 4.0);
-    assert_eq!(gateway.metric("weir_store_keys_total ").await, 0.0);
-    // The same with time is read.
-    gateway.get(hurried(0)).await.expect("an answer");
-    assert_eq!(server.calls("mget"), 1);
-    gateway.stop().await;
 }
 
 #[tokio::test]

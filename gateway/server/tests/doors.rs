@@ -61,44 +61,6 @@ async fn whoever_does_not_finish_the_headers_is_cut_after_the_header_timeout() {
     gateway.stop().await;
 }
 
-#[tokio::test]
-async fn a_body_over_the_limit_is_refused_before_it_is_read() {
-    let gateway = Setup::demo().start().await;
-    let head = "POST /v1/features HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
-    // A length that says it all: not a byte of the body is sent.
-    let announced = send(gateway.listen(), format!("{head}content-length: 5000000000\r\n\r\n").as_bytes()).await;
-    // No length: the limit counts what has come.
-    let mut chunked = format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes();
-    for _ in 0..6 {
-        chunked.extend_from_slice(b"100000\r\n");
-        chunked.resize(chunked.len() + (1 << 20), b' ');
-        chunked.extend_from_slice(b"\r\n");
-    }
-    let endless = send(gateway.listen(), &chunked).await;
-    for reply in [announced, endless] {
-        let reply = String::from_utf8_lossy(&reply).into_owned();
-        assert!(reply.starts_with("HTTP/1.1 413 ") && reply.contains("TOO_LARGE"), "{reply}");
-    }
-    let refused = gateway.get(v1::GetFeaturesRequest { unit: "u".repeat(5 << 20), ..one_flight() }).await;
-    assert_eq!(refused.expect_err("too large").code(), tonic::Code::OutOfRange);
-    assert_eq!(gateway.get(one_flight()).await.expect("an answer").rows, 1);
-    gateway.stop().await;
-}
-
-#[tokio::test]
-async fn headers_over_the_limit_are_refused() {
-    let gateway = Setup::demo().start().await;
-    let huge = format!("GET /v1/services HTTP/1.1\r\nhost: test\r\nx: {}\r\n\r\n", "x".repeat(64 << 10));
-    let reply = String::from_utf8_lossy(&send(gateway.listen(), huge.as_bytes()).await).into_owned();
-    assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 431 "), "{reply}");
-    let mut request = tonic::Request::new(one_flight());
-    let value = "x".repeat(64 << 10).parse().expect("a header's value");
-    request.metadata_mut().insert("x-huge", value);
-    gateway.client.clone().get_features(request).await.expect_err("too much of a header");
-    assert_eq!(gateway.get(one_flight()).await.expect("an answer").rows, 1);
-    gateway.stop().await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_client_finds_its_way_by_reflection_and_health() {
     let gateway = Setup::demo().start().await;

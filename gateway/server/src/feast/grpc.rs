@@ -87,20 +87,8 @@ impl GrpcFeatureServer for FeastGrpc {
 /// says that they were too many instead of what went wrong.
 const MESSAGE_BYTES_MAX: usize = 6 << 10;
 
-/// The beginning of a message, as much as a header may hold.
-fn cut(mut message: String) -> String {
-    // What is neither letter nor digit may be sent as `%xx`, byte by byte.
-    let sent = |c: char| if c.is_ascii_alphanumeric() { 1 } else { 3 * c.len_utf8() };
-    let mut total = 0;
-    let mut fits = |(_, c): &(usize, char)| {
-        total += sent(*c);
-        total <= MESSAGE_BYTES_MAX
-    };
-    if let Some((end, _)) = message.char_indices().find(|at| !fits(at)) {
-        message.truncate(end);
-        message.push_str("...");
-    }
-    message
+fn cut(message: String) -> String {
+    refuse::cut(message, MESSAGE_BYTES_MAX)
 }
 
 /// The row of a write: texts, or typed values.

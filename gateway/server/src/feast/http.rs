@@ -12,7 +12,6 @@ use axum::{BoxError, Router};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::Instant;
 use tracing::Instrument;
-use weir_domain::{Refusal, Violation};
 use weir_feast::{
     Frame, JsonValue, OnlineRequest, Raised, encodable_values, field, flag, object, parse, string, unprocessable,
     values,
@@ -22,7 +21,7 @@ use super::Feast;
 use super::serve::{self, Ask, Unanswered};
 use super::write::{self, Through, To};
 use crate::gateway::Gateway;
-use crate::http::BODY_BYTES_MAX;
+use crate::http::{BODY_BYTES_MAX, too_large};
 use crate::pipeline::Arrival;
 use crate::timeout::ArrivedAt;
 use crate::{refuse, telemetry, timeout};
@@ -216,16 +215,9 @@ where
     if !is_json(headers) {
         return Err(unprocessable("Input should be a valid dictionary or object to extract fields from").into());
     }
-    let too_large = || {
-        let text = format!("more than the {BODY_BYTES_MAX} bytes of one request");
-        Unanswered::Refused(Refusal::TooLarge(Violation::new("body", text)))
-    };
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(too_large());
-    }
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Unanswered::Refused(too_large())),
         Err(error) => Err(unprocessable(error.to_string()).into()),
     }
 }

@@ -12,8 +12,13 @@
 mod harness;
 #[path = "../harness/stored.rs"]
 mod stored;
+#[path = "../harness/wire.rs"]
+mod wire;
 
+mod deadlines;
 mod frozen;
+mod nonsense;
+mod oversize;
 
 /// Nothing else runs on the machine (`make test-faults`): then figures of time may be held to what was promised.
 fn is_quiet() -> bool {
