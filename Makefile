@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-feast check advisories bench bench-feast plugins
+.PHONY: help demo test test-faults test-feast check advisories bench bench-feast scenarios plugins
 .PHONY: setup-redis setup-h2load setup-wrk setup-python setup-feast
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
@@ -58,6 +58,11 @@ bench: setup-redis setup-h2load setup-python ## Measure the gateway against its 
 bench-feast: setup-redis setup-wrk setup-feast ## Measure the gateway beside Feast's feature server on one Redis
 	cargo build --release --locked -p weir
 	WEIR=target/release/weir $(FEAST_ENV)/bin/python loadtest/feast/bench_feast.py
+
+scenarios: setup-redis ## Play scenarios A to G and judge them (two cores, a quiet machine, four minutes)
+	cargo build --release --locked -p weir -p weir-loadtest
+	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) crosswind
+	python3 loadtest/scenarios.py --out target/scenarios
 
 plugins: ## Build the example transforms into the demo
 	plugins/build.sh $(COMPONENTS) $(EXAMPLES)

@@ -7,10 +7,12 @@ use prost::Message;
 use weir_proto::v1::values::Kind;
 use weir_proto::v1::{Column, GetFeaturesRequest, Strings, Values};
 
+use crate::random::Random;
+
 /// Before a gRPC message: a byte that says "not compressed" and four of length.
 pub(crate) const FRAME_HEADER: usize = 5;
 /// The join key that `bench_data.py` gives its entities.
-const KEY: &str = "id";
+pub(crate) const KEY: &str = "id";
 /// Any number does; it only has to stay the same.
 const SEED: u64 = 0x5EED;
 
@@ -35,7 +37,7 @@ pub(crate) struct Ask {
 impl Ask {
     /// The items' keys, request by request.
     pub(crate) fn ids(&self) -> Vec<Vec<String>> {
-        let mut random = Random(SEED);
+        let mut random = Random::new(SEED);
         let mut id = || format!("e{:07}", random.below(self.keys.max(1)));
         (0..self.bodies.max(1)).map(|_| (0..self.items).map(|_| id()).collect()).collect()
     }
@@ -53,30 +55,12 @@ impl Ask {
     }
 }
 
-fn frame(message: &impl Message) -> Bytes {
+pub(crate) fn frame(message: &impl Message) -> Bytes {
     let mut out = BytesMut::with_capacity(FRAME_HEADER + message.encoded_len());
     out.put_u8(0);
     out.put_u32(message.encoded_len() as u32);
     out.extend_from_slice(&message.encode_to_vec());
     out.freeze()
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, good enough to draw keys, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
-    }
-
-    /// A number below `limit`.
-    fn below(&mut self, limit: u32) -> u32 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u32
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{call, floor, load, raw_mget, report};
+use crate::{call, floor, load, raw_mget, report, run};
 
 /// Floors and closed-loop load for Weir, on loopback only. Results are one JSON object on stdout.
 #[derive(Debug, Parser)]
@@ -24,18 +24,21 @@ enum Command {
     Load(load::Load),
     /// Read the same rows from Redis with a bare MGET.
     RawMget(raw_mget::RawMget),
+    /// Play a scenario in an open loop and judge it.
+    Run(run::Run),
 }
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Call(call) => call.run(),
-        Command::Floor(floor) => floor.run(),
-        Command::Load(load) => load.run(),
-        Command::RawMget(raw) => raw.run(),
+        Command::Call(call) => call.run().map(|()| ExitCode::SUCCESS),
+        Command::Floor(floor) => floor.run().map(|()| ExitCode::SUCCESS),
+        Command::Load(load) => load.run().map(|()| ExitCode::SUCCESS),
+        Command::RawMget(raw) => raw.run().map(|()| ExitCode::SUCCESS),
+        Command::Run(run) => run.run(),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             report::complain(&*error);
             ExitCode::FAILURE

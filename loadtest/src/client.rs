@@ -2,12 +2,14 @@
 //! It reads every reply to its end and its `grpc-status`, and leaves the message's bytes as they are.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Reason, RecvStream};
 use tokio::net::TcpStream;
-use tonic::codegen::http::{HeaderMap, Request, Uri};
+use tonic::codegen::http::header::{HeaderValue, TE};
+use tonic::codegen::http::{HeaderMap, Method, Request, Uri, header::CONTENT_TYPE};
 
 /// Window of a stream and of a connection: the client never makes the server wait.
 const WINDOW_BYTES: u32 = 1 << 30;
@@ -18,15 +20,20 @@ const GET_FEATURES: &str = "/weir.v1.FeatureService/GetFeatures";
 pub(crate) struct Connection {
     send: SendRequest<Bytes>,
     uri: Uri,
+    headers: HeaderMap,
 }
 
 /// A reply that is not an answer.
 #[derive(Debug)]
-pub(crate) struct Refused(String);
+pub(crate) struct Refused {
+    /// The number in `grpc-status`; -1 when there was none.
+    pub(crate) code: i32,
+    message: String,
+}
 
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "refused with {}", self.0)
+        write!(f, "refused with grpc-status {}: {}", self.code, self.message)
     }
 }
 
@@ -35,6 +42,11 @@ impl std::error::Error for Refused {}
 impl Connection {
     /// Connects. Must be called within a tokio runtime, whose task then drives the connection.
     pub(crate) async fn open(to: SocketAddr) -> Result<Self, crate::Failed> {
+        Self::open_with_timeout(to, None).await
+    }
+
+    /// Connects; every call says that its caller waits this long.
+    pub(crate) async fn open_with_timeout(to: SocketAddr, timeout: Option<Duration>) -> Result<Self, crate::Failed> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let mut builder = Builder::new();
@@ -45,13 +57,21 @@ impl Connection {
             let _ = connection.await;
         });
         let uri = Uri::builder().scheme("http").authority(to.to_string()).path_and_query(GET_FEATURES).build()?;
-        Ok(Self { send, uri })
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        if let Some(timeout) = timeout {
+            headers.insert("grpc-timeout", format!("{}m", timeout.as_millis()).try_into()?);
+        }
+        Ok(Self { send, uri, headers })
     }
 
     /// Calls GetFeatures with a framed message; hands the pieces of the framed reply to `take`.
     pub(crate) async fn call(&mut self, frame: Bytes, mut take: impl FnMut(Bytes)) -> Result<(), crate::Failed> {
-        let request = Request::post(self.uri.clone()).header("content-type", "application/grpc");
-        let request = request.header("te", "trailers").body(())?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
         std::future::poll_fn(|context| self.send.poll_ready(context)).await?;
         let (response, mut body) = self.send.send_request(request, false)?;
         body.send_data(frame, true)?;
@@ -79,6 +99,6 @@ fn accepted(headers: &HeaderMap) -> Result<(), crate::Failed> {
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("nothing");
     match text("grpc-status") {
         "0" => Ok(()),
-        code => Err(Refused(format!("grpc-status {code}: {}", text("grpc-message"))).into()),
+        code => Err(Refused { code: code.parse().unwrap_or(-1), message: text("grpc-message").to_owned() }.into()),
     }
 }

@@ -3,13 +3,26 @@
 
 mod ask;
 mod call;
+mod caller;
 pub mod cli;
 mod client;
+mod figures;
 mod floor;
+mod http1;
 mod load;
+mod metrics;
+mod open;
+mod pace;
 pub mod proxy;
+mod random;
 mod raw_mget;
 mod report;
+mod rows;
+mod run;
+mod scenario;
+mod stage;
+mod tally;
+mod verdict;
 
 use std::net::SocketAddr;
 

@@ -11,9 +11,9 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 /// Longer than this no call on loopback takes; the histogram saturates there.
-const LATENCY_MAX: Duration = Duration::from_secs(60);
+pub(crate) const LATENCY_MAX: Duration = Duration::from_secs(60);
 /// Significant digits of a latency: one per cent is finer than two runs agree.
-const DIGITS: u8 = 2;
+pub(crate) const DIGITS: u8 = 2;
 
 /// A line on stdout. Whoever reads it may have gone: that is no error of ours.
 pub(crate) fn say(line: &Json) {
@@ -79,7 +79,7 @@ impl Tally {
 }
 
 /// Processor time of this thread so far, which in a closed loop does everything. Only Linux says it.
-fn own_cpu() -> Option<Duration> {
+pub(crate) fn own_cpu() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     stat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }

@@ -16,7 +16,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("weir-feast", &["weir-domain", "weir-proto"]),
     ("weir-proto", &[]),
     ("weir", &["weir-domain", "weir-store", "weir-transform", "weir-journal", "weir-feast", "weir-proto"]),
-    ("weir-loadtest", &["weir-proto"]),
+    ("weir-loadtest", &["weir-domain", "weir-proto"]),
 ];
 
 /// Dependencies that one crate alone owns (by the beginning of their name).

@@ -1,0 +1,292 @@
+//! `weir-loadtest run`: plays a scenario and says whether what was expected of it holds.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use clap::Args;
+use prost::Message;
+use serde_json::{Value as Json, json};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, sleep_until};
+use weir_proto::v1::{GetFeaturesResponse, Provenance};
+
+use crate::ask::FRAME_HEADER;
+use crate::caller::Callers;
+use crate::metrics::Metrics;
+use crate::open::{Look, Stretch, Traffic};
+use crate::report;
+use crate::rows;
+use crate::scenario::{Arrivals, Capacity, Protocol, Rate, Scenario};
+use crate::stage::{Cores, Stage};
+use crate::tally::{Tally, quantile_ms};
+use crate::verdict::{Measured, Samples};
+
+/// How often the gateway's counters are read during a run.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Every so many replies are decoded and looked at value by value.
+const LOOK_EVERY: u64 = 64;
+/// The ramp goes on while this share of a step is answered in time.
+const CARRIED_SHARE: f64 = 0.9;
+/// One bad step may be somebody else's; two in a row are the gateway's.
+const BAD_STEPS: usize = 2;
+/// After the last reply: work that nobody waits for has ended by then.
+const SETTLE: Duration = Duration::from_millis(100);
+/// A scenario that cannot be read, as `weir` and others have it.
+const BAD_SCENARIO: u8 = 2;
+
+/// `weir-loadtest run`
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// The scenario.
+    #[arg(value_name = "SCENARIO.toml")]
+    scenario: PathBuf,
+    /// Ask a gateway that is already there, instead of starting the one that the scenario describes.
+    #[arg(long, value_name = "ADDR", value_parser = crate::loopback)]
+    target: Option<SocketAddr>,
+    /// Its admin address, for what only its metrics say.
+    #[arg(long, value_name = "ADDR", value_parser = crate::loopback, requires = "target")]
+    admin: Option<SocketAddr>,
+    /// Write the verdict here; it is on stdout too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The gateway's binary [default: `weir` beside this one].
+    #[arg(long, value_name = "PATH")]
+    weir: Option<PathBuf>,
+}
+
+impl Run {
+    /// Plays it. 0: all holds; 1: something does not, or the run says nothing; 2: the scenario has mistakes.
+    pub(crate) fn run(self) -> Result<ExitCode, crate::Failed> {
+        let scenario = match Scenario::load(&self.scenario) {
+            Ok(scenario) => scenario,
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    report::complain(&*crate::Failed::from(mistake.to_string()));
+                }
+                return Ok(ExitCode::from(BAD_SCENARIO));
+            }
+        };
+        let (_stage, place) = match (self.target, &scenario.serve) {
+            (Some(listen), _) => (None, Place { listen, admin: self.admin, stage: None }),
+            (None, Some(serve)) => {
+                let weir = self.weir.clone().map_or_else(beside_us, Ok)?;
+                let stage = Rc::new(Stage::set(serve, &weir, &Cores::of_this_thread()?, scenario.ask.seed)?);
+                let place = Place { listen: stage.listen, admin: Some(stage.admin), stage: Some(Rc::clone(&stage)) };
+                (Some(stage), place)
+            }
+            (None, None) => return Err("the scenario has no [serve] table, so it needs a --target".into()),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let verdict = runtime.block_on(LocalSet::new().run_until(play(&scenario, &place)))?;
+        report::say(&verdict);
+        if let Some(path) = &self.json {
+            std::fs::write(path, serde_json::to_string_pretty(&verdict)?)?;
+        }
+        Ok(if verdict["verdict"] == "pass" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// The binary that is built along with this one.
+pub(crate) fn beside_us() -> Result<PathBuf, crate::Failed> {
+    Ok(std::env::current_exe()?.with_file_name("weir"))
+}
+
+struct Place {
+    listen: SocketAddr,
+    admin: Option<SocketAddr>,
+    stage: Option<Rc<Stage>>,
+}
+
+async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed> {
+    let asks = &scenario.ask;
+    let serve = scenario.serve.as_ref();
+    let bodies = rows::bodies(asks, serve.is_some_and(|s| s.user_features > 0));
+    let traffic = Traffic {
+        asks: asks.clone(),
+        callers: Rc::new(Callers::new(place.listen, asks)),
+        bodies: bodies.into(),
+        look: look(asks.protocol),
+        look_every: LOOK_EVERY,
+    };
+    // Without a cache there is little to warm.
+    let warm = if serve.is_some_and(|s| s.cache_mib == 0) { LOOK_EVERY as usize } else { usize::MAX };
+    traffic.warm(warm).await?;
+    let (peak_rps, ramp) = match scenario.capacity {
+        Some(capacity) => climb(&traffic, capacity).await?,
+        None => (None, Vec::new()),
+    };
+    if let (Some((replies_share, late)), Some(stage)) = (serve.and_then(|s| s.late), &place.stage) {
+        stage.disturb(chunk_share(stage, place, replies_share).await?, late);
+    }
+    let stretches: Vec<Stretch> = scenario
+        .phases
+        .iter()
+        .map(|phase| {
+            let rps = match phase.rate {
+                Rate::Rps(rps) => rps,
+                Rate::OfCapacity(share) => share * peak_rps.unwrap_or(0.0),
+            };
+            Stretch { name: phase.name.clone(), length: phase.length, rps, arrivals: phase.arrivals }
+        })
+        .collect();
+    if stretches.iter().any(|s| s.rps <= 0.0) {
+        return Err("the ramp found that nothing is answered in time: there is nothing to take a share of".into());
+    }
+    let cpu_before = report::own_cpu();
+    let (tallies, samples) = watched(&traffic, &stretches, place.admin).await?;
+    let cpu = report::own_cpu().zip(cpu_before).map(|(now, before)| (now - before).as_secs_f64());
+    let orphans = match place.admin {
+        Some(admin) => {
+            Some(left_over(admin, serve.and_then(|s| s.late).map_or(SETTLE, |(_, late)| late + SETTLE)).await?)
+        }
+        None => None,
+    };
+
+    let mut phases = Vec::new();
+    let (mut all_hold, mut begin) = (true, Duration::ZERO);
+    for ((phase, stretch), tally) in scenario.phases.iter().zip(&stretches).zip(&tallies) {
+        let samples = &samples;
+        let (json, holds) = Measured { phase, rps: stretch.rps, begin, tally, samples, peak_rps, orphans }.json();
+        phases.push(json);
+        all_hold &= holds;
+        begin += phase.length;
+    }
+    let lag = tallies.iter().filter_map(|t| quantile_ms(&t.lag_ns, 0.99)).fold(0.0, f64::max);
+    let is_valid = lag <= asks.lag_p99_ms_max;
+    let verdict = match (is_valid, all_hold) {
+        (false, _) => "invalid",
+        (true, true) => "pass",
+        (true, false) => "fail",
+    };
+    Ok(json!({
+        "scenario": scenario.name,
+        "description": scenario.description,
+        "verdict": verdict,
+        "budget_ms": asks.budget.as_secs_f64() * 1e3,
+        "generator": {
+            "lag_p99_ms": lag,
+            "lag_p99_ms_max": asks.lag_p99_ms_max,
+            "cpu_share": cpu.map(|cpu| cpu / begin.as_secs_f64()),
+        },
+        "ramp": { "peak_rps": peak_rps, "steps": ramp },
+        "phases": phases,
+        "orphans": orphans,
+    }))
+}
+
+/// Plays the stretches and reads the gateway's counters every second and where a stretch ends.
+async fn watched(
+    traffic: &Traffic,
+    stretches: &[Stretch],
+    admin: Option<SocketAddr>,
+) -> Result<(Vec<Tally>, Samples), crate::Failed> {
+    let Some(admin) = admin else {
+        return Ok((traffic.drive(stretches, drop).await?, Samples::default()));
+    };
+    let mut moments: Vec<Duration> = vec![Duration::ZERO];
+    let mut end = Duration::ZERO;
+    for stretch in stretches {
+        let mut at = end + SAMPLE_EVERY;
+        end += stretch.length;
+        while at < end {
+            moments.push(at);
+            at += SAMPLE_EVERY;
+        }
+        moments.push(end);
+    }
+    let last = moments.pop().unwrap_or_default();
+    let mut sampling = None;
+    let tallies = traffic
+        .drive(stretches, |begin| {
+            sampling = Some(spawn_local(async move {
+                let mut samples = Vec::new();
+                for at in moments {
+                    sleep_until(begin + at).await;
+                    // A page that does not come in the middle of an overload leaves a gap, and no more.
+                    if let Ok(metrics) = Metrics::read(admin).await {
+                        samples.push((Instant::now().saturating_duration_since(begin).max(at), metrics));
+                    }
+                }
+                samples
+            }));
+        })
+        .await?;
+    let mut samples = match sampling {
+        Some(sampling) => sampling.await?,
+        None => Vec::new(),
+    };
+    // The end is when everybody has been answered, so that no request is counted on one side only.
+    samples.push((last, Metrics::read(admin).await?));
+    Ok((tallies, Samples(samples)))
+}
+
+/// Requests and reads under way although nobody waits.
+async fn left_over(admin: SocketAddr, settle: Duration) -> Result<f64, crate::Failed> {
+    sleep(settle).await;
+    let metrics = Metrics::read(admin).await?;
+    Ok(metrics.sum("weir_in_flight") + metrics.sum("weir_store_reads_in_flight"))
+}
+
+/// The proxy strikes what one read of its socket brings, and a long reply is several of those: which share of them makes
+/// `replies_share` of the replies late.
+async fn chunk_share(stage: &Stage, place: &Place, replies_share: f64) -> Result<f64, crate::Failed> {
+    let (Some(proxy), Some(admin)) = (&stage.proxy, place.admin) else { return Ok(replies_share) };
+    let batches = Metrics::read(admin).await?.sum("weir_store_batches_total");
+    let chunks_per_reply = (proxy.counts().replies as f64 / batches.max(1.0)).max(1.0);
+    Ok(1.0 - (1.0 - replies_share).powf(1.0 / chunks_per_reply))
+}
+
+/// Raises the rate step by step; returns the most that was answered in time in a second, and the steps.
+async fn climb(traffic: &Traffic, capacity: Capacity) -> Result<(Option<f64>, Vec<Json>), crate::Failed> {
+    let (mut rps, mut peak, mut bad, mut steps) = (capacity.from_rps, 0.0f64, 0, Vec::new());
+    while bad < BAD_STEPS && rps <= capacity.rps_max {
+        let arrivals = Arrivals::Poisson;
+        let stretch = Stretch { name: "ramp".to_owned(), length: capacity.step, rps, arrivals };
+        let tallies = traffic.drive(&[stretch], drop).await?;
+        for tally in &tallies {
+            let goodput = tally.in_time as f64 / capacity.step.as_secs_f64();
+            peak = peak.max(goodput);
+            let is_carried = tally.in_time as f64 >= CARRIED_SHARE * tally.due as f64;
+            bad = if is_carried { 0 } else { bad + 1 };
+            let lag = quantile_ms(&tally.lag_ns, 0.99);
+            steps.push(json!({ "rps": rps, "goodput_rps": goodput, "refused": tally.refused, "lag_p99_ms": lag }));
+        }
+        rps *= capacity.growth;
+    }
+    Ok(((peak > 0.0).then_some(peak), steps))
+}
+
+/// Counts the values of a reply that have no provenance that the protocol knows.
+fn look(protocol: Protocol) -> Look {
+    Rc::new(move |_, _, reply| match protocol {
+        Protocol::Grpc => untyped_grpc(reply),
+        Protocol::Json => untyped_json(reply),
+    })
+}
+
+fn untyped_grpc(reply: &[u8]) -> u64 {
+    let Some(Ok(reply)) = reply.get(FRAME_HEADER..).map(GetFeaturesResponse::decode) else { return 1 };
+    let is_typed = |byte: &u8| Provenance::try_from(i32::from(*byte)).is_ok_and(|p| p != Provenance::Unspecified);
+    let untyped = reply.columns.iter().map(|column| {
+        let typed = column.provenance.iter().filter(|byte| is_typed(byte)).count();
+        u64::from(reply.rows).saturating_sub(typed as u64)
+    });
+    untyped.sum()
+}
+
+fn untyped_json(reply: &[u8]) -> u64 {
+    let Ok(reply) = serde_json::from_slice::<Json>(reply) else { return 1 };
+    let rows = reply["rows"].as_u64().unwrap_or(0);
+    let is_typed = |name: &&Json| {
+        name.as_str()
+            .is_some_and(|n| Provenance::from_str_name(&format!("PROVENANCE_{n}")).is_some_and(|p| p as i32 > 0))
+    };
+    let untyped = reply["features"].as_array().into_iter().flatten().map(|feature| {
+        let typed = feature["provenance"].as_array().into_iter().flatten().filter(is_typed).count();
+        rows.saturating_sub(typed as u64)
+    });
+    untyped.sum()
+}
