@@ -8,7 +8,7 @@ use std::time::Duration;
 use weir_domain::catalog::{Freshness, Keys, Mistake, Mistakes, Place};
 use weir_feast::Semantics;
 use weir_journal::{FSYNC_EVERY, QUEUE_BYTES, SEAL_AFTER};
-use weir_store::{AddressError, RedisAddress};
+use weir_store::{AddressError, RedisAddress, Replicas};
 
 use crate::feast::{self, FeastConfig};
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub namespace: String,
     /// Where features are read from.
     pub store: StoreUrl,
+    /// Whether replicas stand in for masters that are slow or out.
+    pub replicas: Replicas,
     /// A fixed "now" for ages and ttl, in microseconds since the Unix epoch; `None` = the clock.
     pub as_of_us: Option<i64>,
     /// Bytes of rows the cache may hold.
@@ -162,6 +164,7 @@ impl Config {
             keys.mistake("store", error);
             StoreUrl::Embedded
         });
+        let replicas = if keys.flag("hedge").unwrap_or(true) { Replicas::Read } else { Replicas::Ignored };
         let as_of_us = keys.text("as_of").and_then(|text| match chrono::DateTime::parse_from_rfc3339(&text) {
             Ok(time) => Some(time.timestamp_micros()),
             Err(error) => {
@@ -197,6 +200,7 @@ impl Config {
             admin,
             namespace,
             store,
+            replicas,
             as_of_us,
             cache_bytes,
             in_flight_max,

@@ -35,7 +35,7 @@ pub(crate) fn store(config: &Config, catalog: &Catalog, feast: Option<&Feast>) -
 
 fn redis(config: &Config, address: &RedisAddress) -> Result<Redis, Vec<Mistake>> {
     let mistake = |error| vec![Mistake { at: place(config), message: format!("store: {}", chain(&error)) }];
-    Redis::open(address).map_err(mistake)
+    Redis::open_with(address, config.replicas).map_err(mistake)
 }
 
 /// Whether the address is one that can be used, certificates included; whether anybody is there is not asked.

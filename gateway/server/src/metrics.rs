@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use weir_domain::{Answer, Provenance, Refusal};
 use weir_journal::DropReason;
-use weir_store::{BreakerState, Trouble};
+use weir_store::{BreakerState, Trouble, Withheld};
 
 use crate::feast::Real;
 use crate::gateway::Gateway;
@@ -251,6 +251,7 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
             points: lookups.map(|(result, count)| (Some(("result", result)), count)).into(),
         },
         one("store_batches", "Batches sent to the store", Kind::Counter, store.store_batches.get()),
+        one("store_attempts", "Batches sent to a node, second times too", Kind::Counter, store.store_attempts.get()),
         one("store_keys", "Entities asked from the store", Kind::Counter, store.store_keys.get()),
         one(
             "store_flights_joined",
@@ -276,6 +277,17 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
             Kind::Counter,
             store.breakers_held.get(),
         ),
+        one("store_replicas", "Replicas that stand in for them", Kind::Gauge, store.replicas.count() as u64),
+        one("store_replicas_out", "Replicas that do not answer", Kind::Gauge, store.replicas.out() as u64),
+        one("store_hedges_sent", "Batches sent to a replica as well", Kind::Counter, store.hedges_sent.get()),
+        one("store_hedges_won", "Hedges that brought what was served", Kind::Counter, store.hedges_won.get()),
+        Fact {
+            name: "store_hedges_withheld",
+            help: "Slow batches that were not sent to a replica as well",
+            kind: Kind::Counter,
+            points: Withheld::ALL.map(|why| (Some(("reason", why.name())), store.hedges_withheld(why))).into(),
+        },
+        one("store_fallbacks", "Batches read from a replica alone", Kind::Counter, store.fallbacks.get()),
         one("store_redirects", "Entities asked again from another node", Kind::Counter, store.redirects.get()),
         one("store_topologies", "Times that slots or the master had moved", Kind::Counter, store.topologies.get()),
         Fact {

@@ -42,6 +42,14 @@ pub struct Counters {
     pub late_fills: Counter,
     /// Rows that are not rows of their view.
     pub invalid_rows: Counter,
+    /// Batches sent to a node, those included that were sent a second time.
+    pub store_attempts: Counter,
+    /// Batches sent to a replica as well, because the master took long.
+    pub hedges_sent: Counter,
+    /// Those of them that brought what was served.
+    pub hedges_won: Counter,
+    /// Batches read from a replica because the master was known to be out.
+    pub fallbacks: Counter,
     /// Connections that were set up.
     pub connections: Counter,
     /// Keys that were asked again from the node a cluster pointed to.
@@ -51,9 +59,51 @@ pub struct Counters {
     /// Silent reads that would have opened a node's breaker if not too many others' had been open.
     pub breakers_held: Counter,
     troubles: [Counter; Trouble::ALL.len()],
-    /// One breaker per node that there is.
-    nodes: Mutex<Vec<Weak<Breaker>>>,
+    withheld: [Counter; Withheld::ALL.len()],
+    /// Servers that reads go to: one, or the masters of a cluster.
+    pub masters: Nodes,
+    /// Servers that stand in for them.
+    pub replicas: Nodes,
 }
+
+/// Why a batch that took long was not asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// Whoever asked has left, or his time is over.
+    NobodyWaits,
+    /// A replica would not answer in the time that is left.
+    NoTime,
+    /// A tenth of the batches has been asked again.
+    Quota,
+    /// No replica is there, and close enough behind its master.
+    NoReplica,
+    /// The replica said a moment ago that it cannot.
+    Overload,
+    /// Too many hedges are under way to the replica.
+    Busy,
+}
+
+impl Withheld {
+    /// Every reason there is, in the order of its counters.
+    pub const ALL: [Withheld; 6] =
+        [Self::NobodyWaits, Self::NoTime, Self::Quota, Self::NoReplica, Self::Overload, Self::Busy];
+
+    /// The metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NobodyWaits => "nobody_waits",
+            Self::NoTime => "no_time",
+            Self::Quota => "quota",
+            Self::NoReplica => "no_replica",
+            Self::Overload => "overload",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// Servers of one kind, known by their breakers.
+#[derive(Debug, Default)]
+pub struct Nodes(Mutex<Vec<Weak<Breaker>>>);
 
 impl Counters {
     pub(crate) fn trouble(&self, kind: Trouble) {
@@ -65,21 +115,23 @@ impl Counters {
         self.troubles[kind as usize].get()
     }
 
-    /// A node joins; it leaves when its breaker is dropped.
-    pub(crate) fn watch(&self, breaker: &Arc<Breaker>) {
-        let mut nodes = self.nodes();
-        nodes.retain(|node| node.strong_count() > 0);
-        nodes.push(Arc::downgrade(breaker));
+    pub(crate) fn withheld(&self, why: Withheld) {
+        self.withheld[why as usize].add(1);
     }
 
-    /// Servers that reads go to: one, or the masters of a cluster.
-    pub fn node_count(&self) -> usize {
-        self.nodes().iter().filter(|node| node.strong_count() > 0).count()
+    /// Batches that took long and were not asked again, by reason.
+    pub fn hedges_withheld(&self, why: Withheld) -> u64 {
+        self.withheld[why as usize].get()
     }
 
-    /// How many nodes' breakers are not closed.
+    /// How many nodes' breakers are not closed, replicas aside.
     pub fn nodes_out(&self) -> usize {
-        self.states().filter(|state| *state != BreakerState::Closed).count()
+        self.masters.out()
+    }
+
+    /// Servers that reads go to, replicas aside.
+    pub fn node_count(&self) -> usize {
+        self.masters.count()
     }
 
     /// State of the node's breaker; among several nodes the worst. Always closed where there is no Redis.
@@ -89,7 +141,26 @@ impl Counters {
             (BreakerState::HalfOpen, _) | (_, BreakerState::HalfOpen) => BreakerState::HalfOpen,
             _ => BreakerState::Closed,
         };
-        self.states().fold(BreakerState::Closed, worst)
+        self.masters.states().fold(BreakerState::Closed, worst)
+    }
+}
+
+impl Nodes {
+    /// A node joins; it leaves when its breaker is dropped.
+    pub(crate) fn watch(&self, breaker: &Arc<Breaker>) {
+        let mut nodes = self.nodes();
+        nodes.retain(|node| node.strong_count() > 0);
+        nodes.push(Arc::downgrade(breaker));
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.nodes().iter().filter(|node| node.strong_count() > 0).count()
+    }
+
+    /// How many are not asked because they do not answer.
+    pub fn out(&self) -> usize {
+        self.states().filter(|state| *state != BreakerState::Closed).count()
     }
 
     fn states(&self) -> impl Iterator<Item = BreakerState> {
@@ -98,6 +169,6 @@ impl Counters {
     }
 
     fn nodes(&self) -> MutexGuard<'_, Vec<Weak<Breaker>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

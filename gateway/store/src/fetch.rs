@@ -20,6 +20,7 @@ use crate::cache::{Cache, Entry, Look, may_serve_stale};
 use crate::decode::{self, Found};
 use crate::flight::{Answer, Boarding, Boards, Flights, Leader, Seat};
 use crate::hash;
+use crate::redis::Waits;
 use crate::row::Row;
 use crate::shape::Shape;
 use crate::wanted::{HashAsk, Wanted};
@@ -301,7 +302,8 @@ impl Shared {
                 (wanted.shape(ask.entity).clone(), ask.old.as_ref().map(|(_, entry)| entry.clone()))
             };
             let (shapes, known) = own.map(of).unzip();
-            let errand = Errand { leader, shapes, known, due: limits.deadline, _permit: permit };
+            let waits = Arc::new(Waits::until(limits.deadline));
+            let errand = Errand { leader, shapes, known, waits, _permit: permit };
             return Ok((seats, self.send(errand, redis, landings, limits, now)));
         }
         Ok((seats, None))
@@ -332,7 +334,8 @@ impl Shared {
             errand.leader.land(answers.into_iter().flatten().collect());
             return None;
         }
-        Some(UnderWay(Some(Box::pin(errand.run(self.clone(), redis.clone(), answers)))))
+        let waits = errand.waits.clone();
+        Some(UnderWay { read: Some(Box::pin(errand.run(self.clone(), redis.clone(), answers))), waits })
     }
 
     /// No read at all: whatever is stale, and holes for the rest.
@@ -366,16 +369,19 @@ impl Shared {
 /// When the request leaves, cancelled or out of time, the rest goes on in a task of its own: its followers still want
 /// the rows, and so does the cache. That task ends within a read's life, holds a permit until then, and
 /// [`Store::drain`] waits for the permits.
-struct UnderWay(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+struct UnderWay {
+    read: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    waits: Arc<Waits>,
+}
 
 impl Future for UnderWay {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(read) = self.0.as_mut() else { return Poll::Ready(()) };
+        let Some(read) = self.read.as_mut() else { return Poll::Ready(()) };
         let polled = read.as_mut().poll(cx);
         if polled.is_ready() {
-            self.0 = None;
+            self.read = None;
         }
         polled
     }
@@ -384,7 +390,8 @@ impl Future for UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         // Outside of a runtime there is nobody to go on with it: then it lands as a failure.
-        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+        if let (Some(rest), Ok(runtime)) = (self.read.take(), Handle::try_current()) {
+            self.waits.leave();
             runtime.spawn(rest);
         }
     }
@@ -397,8 +404,8 @@ struct Errand {
     shapes: Vec<Shape>,
     /// What the cache holds of them.
     known: Vec<Option<Entry>>,
-    /// When the request that began it stops waiting.
-    due: Instant,
+    /// The request that began it, while it waits.
+    waits: Arc<Waits>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -409,13 +416,13 @@ impl Errand {
         let keys = self.leader.keys();
         let read_at = Instant::now();
         let read = if missing.len() == keys.len() {
-            read(&redis, keys, &self.shapes).await
+            read(&redis, keys, &self.shapes, &self.waits).await
         } else {
             let keys: Vec<Bytes> = missing.iter().map(|i| keys[*i].clone()).collect();
             let shapes: Vec<Shape> = missing.iter().map(|i| self.shapes[*i].clone()).collect();
-            read(&redis, &keys, &shapes).await
+            read(&redis, &keys, &shapes, &self.waits).await
         };
-        let is_late = Instant::now() > self.due;
+        let is_late = self.waits.are_over(Instant::now());
         for (&index, answer) in missing.iter().zip(read) {
             let (key, shape) = (&keys[index], &self.shapes[index]);
             match &answer {
@@ -441,20 +448,20 @@ impl Errand {
 }
 
 /// Each row the way it is stored; rows of both kinds at the same time.
-async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape]) -> Vec<Answer> {
+async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape], waits: &Waits) -> Vec<Answer> {
     let hashes = shapes.iter().filter(|shape| matches!(shape, Shape::Hash(_))).count();
     if hashes == 0 {
-        return redis.read(keys).await;
+        return redis.read(keys, waits).await;
     }
     if hashes == shapes.len() {
-        return hash::read(redis, keys, shapes).await;
+        return hash::read(redis, keys, shapes, waits).await;
     }
     let pick = |hash: bool| -> (Vec<Bytes>, Vec<Shape>) {
         let picked = keys.iter().zip(shapes).filter(|(_, shape)| matches!(shape, Shape::Hash(_)) == hash);
         picked.map(|(key, shape)| (key.clone(), shape.clone())).unzip()
     };
     let ((packed, _), (own, own_shapes)) = (pick(false), pick(true));
-    let (packed, hashed) = tokio::join!(redis.read(&packed), hash::read(redis, &own, &own_shapes));
+    let (packed, hashed) = tokio::join!(redis.read(&packed, waits), hash::read(redis, &own, &own_shapes, waits));
     let (mut packed, mut hashed) = (packed.into_iter(), hashed.into_iter());
     let answer = |shape: &Shape| match shape {
         Shape::Packed(_) => packed.next(),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use weir_domain::feast::{HashRead, HashRow};
 
 use crate::flight::Answer;
+use crate::redis::Waits;
 use crate::redis::commands::Commands;
 use crate::redis::resp::{Element, Elements, Garbage};
 use crate::shape::Shape;
@@ -27,12 +28,12 @@ const LISTPACK_FIELDS_MAX: usize = 512;
 const WHOLE_OF_TABLE_FROM: f64 = 0.8;
 
 /// Reads the rows of these keys, all of the shape [`Shape::Hash`]; one answer for each, in order.
-pub(crate) async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape]) -> Vec<Answer> {
+pub(crate) async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape], waits: &Waits) -> Vec<Answer> {
     let parts: Vec<Part<'_>> = keys.iter().zip(shapes).map(|(key, shape)| Part::of(key, shape)).collect();
     let questions = questions(&parts);
     let mut commands = Commands::with_capacity(questions.len(), questions.len() * COMMAND_BYTES);
     questions.iter().for_each(|question| question.push(&parts, &mut commands));
-    let replies = redis.run(commands).await;
+    let replies = redis.run(commands, waits).await;
     let mut answers = vec![Answer::Nothing; keys.len()];
     let mut reader = Reader::default();
     for (question, reply) in questions.iter().zip(replies) {

@@ -30,14 +30,14 @@ mod wanted;
 
 pub use breaker::State as BreakerState;
 pub use cache::CacheSettings;
-pub use counters::{Counter, Counters};
+pub use counters::{Counter, Counters, Nodes, Withheld};
 pub use decode::fill_hashes;
 pub use embedded::Embedded;
 pub use fetch::{Backend, HashFound, Hashes, Limits, Store};
 pub use hash_write::{HashWrite, HashWriteSettings, HashWriter};
 pub use key::entity_keys;
 pub use redis::load::{LOAD_CHUNK_ROWS, LoadCommand, LoadError, LoadReply, LoadScript, Loader};
-pub use redis::{AddressError, Redis, RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
+pub use redis::{AddressError, Redis, RedisAddress, RedisLayout, RedisLogin, RedisTls, Replicas, TlsCheck};
 pub use row::{Invalid, PackError, Row, pack_rows};
 pub use trouble::Trouble;
 pub use wanted::HashAsk;

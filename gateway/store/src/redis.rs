@@ -1,10 +1,11 @@
 //! The store in Redis: one server, a cluster, or the master that sentinels watch, behind one type. Promises: a
-//! read ends within [`READ_LIFE`] whatever the servers do, is sent at most once (in a cluster, once more where a
-//! node points to another), and every key gets an answer of its own. Serving only reads.
+//! read ends within [`READ_LIFE`] whatever the servers do, is sent at most once (once more to a replica where there is
+//! one and the master is slow, and in a cluster where a node points to another), and every key gets an answer of its
+//! own. Serving only reads.
 //!
 //! `address` and `url` say where Redis is, `dial` and `tls` get there, `mux` and `resp` speak over one connection that
-//! many use, `lane` keeps it, `node` reads
-//! from one server; `cluster` (with `slots`) and `sentinel` know which server has what, and `follow` is what both
+//! many use, `lane` keeps it, `node` reads from one server, `shard` from a master or its replicas, by what `tempo` has
+//! learnt; `cluster` (with `slots`) and `sentinel` know which server has what, and `follow` is what both
 //! take; `load` writes.
 
 mod address;
@@ -18,7 +19,9 @@ mod mux;
 mod node;
 pub(crate) mod resp;
 mod sentinel;
+mod shard;
 mod slots;
+mod tempo;
 mod tls;
 mod url;
 
@@ -30,15 +33,18 @@ use tokio::time::{Instant, timeout};
 
 pub use address::{AddressError, RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
 pub(crate) use node::READ_LIFE;
+pub use shard::Replicas;
+pub(crate) use shard::Waits;
 
 use crate::breaker::Openings;
 use crate::flight::Answer;
-use crate::{BreakerState, Counters, Trouble};
+use crate::{Counters, Trouble};
 use cluster::Cluster;
 use commands::Commands;
 use dial::{Dialer, Place};
-use node::{Alarm, Duty, Family, Kept, Node, PIPELINES_MAX};
+use node::{Alarm, Duty, Family, PIPELINES_MAX};
 use sentinel::{Master, Sentinels};
+use shard::{Shard, of_one_server};
 
 /// A Redis. Clones are the same one; the last to go closes the connections.
 #[derive(Clone)]
@@ -54,7 +60,7 @@ struct Shared {
 }
 
 enum Layout {
-    One(Kept),
+    One(Shard),
     Cluster(Arc<Cluster>),
     Sentinel(Arc<Master>),
 }
@@ -63,6 +69,11 @@ impl Redis {
     /// Begins to connect in the background and returns at once: an unreachable server is no reason not to
     /// start. Must be called within a tokio runtime.
     pub fn open(address: &RedisAddress) -> Result<Self, AddressError> {
+        Self::open_with(address, Replicas::default())
+    }
+
+    /// The same, saying whether replicas are read from.
+    pub fn open_with(address: &RedisAddress, replicas: Replicas) -> Result<Self, AddressError> {
         address.check()?;
         let counters = Arc::<Counters>::default();
         let mut followers = JoinSet::new();
@@ -78,18 +89,22 @@ impl Redis {
         let mut places = Place::all_of(address);
         let layout = match &address.layout {
             RedisLayout::Cluster => {
-                let cluster = Arc::new(Cluster::new(family, places));
+                let cluster = Arc::new(Cluster::new(family, replicas, places));
                 followers.spawn(cluster.clone().follow());
                 Layout::Cluster(cluster)
             }
             RedisLayout::Sentinel { .. } => {
-                let master = Arc::new(Master::new(family.clone(), Sentinels::of(address, family.dialer)?));
+                let sentinels = Sentinels::of(address, family.dialer.clone())?;
+                let master = Arc::new(Master::new(family, replicas, sentinels));
                 followers.spawn(master.clone().follow());
                 Layout::Sentinel(master)
             }
             RedisLayout::Single | RedisLayout::Socket(_) => {
                 let place = places.pop().ok_or_else(|| AddressError::new("a host is missing"))?;
-                Layout::One(family.node(place))
+                let copies = family.with(Duty::Replica);
+                let copies = address.replicas.iter().map(|(host, port)| copies.node(Place::tcp(host, *port)));
+                let copies = if replicas == Replicas::Read { copies.map(Arc::new).collect() } else { vec![] };
+                Layout::One(Shard::new(Arc::new(family.node(place)), copies))
             }
         };
         Ok(Self { shared: Arc::new(Shared { layout, counters, _followers: followers }) })
@@ -98,9 +113,9 @@ impl Redis {
     /// Waits until connections are up, or until it is known why one is not; for start-up checks and tests.
     pub async fn settled(&self) -> Result<(), Trouble> {
         match &self.shared.layout {
-            Layout::One(node) => node.connection().await.map(drop),
+            Layout::One(shard) => shard.master.connection().await.map(drop),
             Layout::Cluster(cluster) => cluster.settled().await,
-            Layout::Sentinel(master) => master.node().await?.connection().await.map(drop),
+            Layout::Sentinel(master) => master.shard().await?.master.connection().await.map(drop),
         }
     }
 
@@ -111,7 +126,7 @@ impl Redis {
     /// Why a read would fail at once whatever its keys, if it would.
     pub(crate) fn refusal(&self) -> Option<Trouble> {
         match &self.shared.layout {
-            Layout::One(node) => node.refusal(),
+            Layout::One(shard) => shard.refusal(),
             Layout::Cluster(cluster) => cluster.refusal(),
             Layout::Sentinel(master) => master.refusal(),
         }
@@ -128,12 +143,12 @@ impl Redis {
     }
 
     /// Reads these keys; one answer for each, in order.
-    pub(crate) async fn read(&self, keys: &[Bytes]) -> Vec<Answer> {
+    pub(crate) async fn read(&self, keys: &[Bytes], waits: &Waits) -> Vec<Answer> {
         match &self.shared.layout {
-            Layout::One(node) => node.read(keys).await,
-            Layout::Cluster(cluster) => cluster.read(keys).await,
+            Layout::One(shard) => shard.read(keys, waits).await,
+            Layout::Cluster(cluster) => cluster.read(keys, waits).await,
             Layout::Sentinel(master) => match self.master(master).await {
-                Ok(node) => node.read(keys).await,
+                Ok(shard) => shard.read(keys, waits).await,
                 Err(trouble) => vec![Answer::Failed(trouble); keys.len()],
             },
         }
@@ -142,35 +157,33 @@ impl Redis {
     /// Runs these commands, one pipeline per node and all nodes at once; the bytes of one reply for each, in order.
     /// What a server says against one of them is that one's trouble alone. They must only read, and be answered once
     /// each.
-    pub(crate) async fn run(&self, commands: Commands) -> Vec<Result<Bytes, Trouble>> {
+    pub(crate) async fn run(&self, commands: Commands, waits: &Waits) -> Vec<Result<Bytes, Trouble>> {
         if commands.len() == 0 {
             return vec![];
         }
         match &self.shared.layout {
-            Layout::One(node) => self.run_on(node, commands).await,
-            Layout::Cluster(cluster) => cluster.ask(&commands, |_| true).await,
+            Layout::One(shard) => run_on(shard, commands, waits).await,
+            Layout::Cluster(cluster) => cluster.ask(&commands, |_| true, waits).await,
             Layout::Sentinel(master) => match self.master(master).await {
-                Ok(node) => self.run_on(&node, commands).await,
+                Ok(shard) => run_on(&shard, commands, waits).await,
                 Err(trouble) => vec![Err(trouble); commands.len()],
             },
         }
     }
 
-    async fn master(&self, master: &Master) -> Result<Arc<Kept>, Trouble> {
-        let found = timeout(READ_LIFE, master.node()).await.unwrap_or(Err(Trouble::Timeout));
+    async fn master(&self, master: &Master) -> Result<Arc<Shard>, Trouble> {
+        let found = timeout(READ_LIFE, master.shard()).await.unwrap_or(Err(Trouble::Timeout));
         found.inspect_err(|trouble| self.shared.counters.trouble(*trouble))
     }
+}
 
-    async fn run_on(&self, node: &Node, commands: Commands) -> Vec<Result<Bytes, Trouble>> {
-        let count = commands.len();
-        if node.breaker.state() == BreakerState::Closed {
-            self.shared.counters.store_batches.add(1);
-            self.shared.counters.store_keys.add(count);
-        }
-        match node.exchange(commands.into_bytes(), count, |_| true, Instant::now() + READ_LIFE).await {
-            Ok(replies) => node.judged(replies),
-            Err(trouble) => vec![Err(trouble); count],
-        }
+async fn run_on(shard: &Shard, commands: Commands, waits: &Waits) -> Vec<Result<Bytes, Trouble>> {
+    let (count, deadline) = (commands.len(), Instant::now() + READ_LIFE);
+    shard.counted(count);
+    let heard = shard.exchange(commands.into_bytes().into(), count, |_| true, deadline, waits, of_one_server).await;
+    match heard.what {
+        Ok(replies) => shard.who(heard.instead).judged(replies),
+        Err(trouble) => vec![Err(trouble); count],
     }
 }
 

@@ -49,13 +49,19 @@ pub enum Trouble {
     MasterDown,
     /// The sentinels know no master, or none that says it is one.
     NoMaster,
+    /// A replica that is none any more, or has not heard from its master for long.
+    NotReplica,
+    /// The master has too few replicas to take anything in.
+    NoReplicas,
+    /// The server is held up by a script.
+    Script,
     /// Anything else the server complained about.
     Other,
 }
 
 impl Trouble {
     /// Every kind there is, in the order of its counters.
-    pub const ALL: [Trouble; 20] = [
+    pub const ALL: [Trouble; 23] = [
         Self::Timeout,
         Self::Connection,
         Self::Loading,
@@ -75,6 +81,9 @@ impl Trouble {
         Self::ReadOnly,
         Self::MasterDown,
         Self::NoMaster,
+        Self::NotReplica,
+        Self::NoReplicas,
+        Self::Script,
         Self::Other,
     ];
 
@@ -100,6 +109,9 @@ impl Trouble {
             Self::ReadOnly => "read_only",
             Self::MasterDown => "master_down",
             Self::NoMaster => "no_master",
+            Self::NotReplica => "not_replica",
+            Self::NoReplicas => "no_replicas",
+            Self::Script => "script",
             Self::Other => "other",
         }
     }
@@ -166,6 +178,8 @@ impl Trouble {
             "TRYAGAIN" => Self::TryAgain,
             "READONLY" => Self::ReadOnly,
             "MASTERDOWN" => Self::MasterDown,
+            "NOREPLICAS" => Self::NoReplicas,
+            "BUSY" => Self::Script,
             _ => Self::Other,
         }
     }

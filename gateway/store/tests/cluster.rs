@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use weir_domain::Provenance;
 use weir_domain::catalog::Scope;
 use weir_domain::plan::Plan;
-use weir_store::{Backend, BreakerState, CacheSettings, Loader, Redis, Store, Trouble};
+use weir_store::{Backend, BreakerState, CacheSettings, Loader, Redis, Replicas, Store, Trouble};
 
 use Provenance::{Late, Missing, Store as FromStore, Unavailable};
 
@@ -31,7 +31,8 @@ struct Board {
 impl Board {
     async fn over(cluster: Cluster) -> Self {
         let address = address(&cluster.url());
-        let redis = Redis::open(&address).unwrap();
+        // What replicas do is another matter: see `replicas.rs`.
+        let redis = Redis::open_with(&address, Replicas::Ignored).unwrap();
         let store = Store::new(Backend::Redis(redis.clone()), CacheSettings::default(), NAMESPACE);
         let uncached = freshness(Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let plan = Arc::new(plan_of(vec![(small_view(uncached), Scope::Item)]));

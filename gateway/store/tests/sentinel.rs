@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use weir_domain::Provenance;
 use weir_domain::catalog::Scope;
 use weir_domain::plan::Plan;
-use weir_store::{Backend, BreakerState, CacheSettings, Loader, Redis, Store, Trouble};
+use weir_store::{Backend, BreakerState, CacheSettings, Loader, Redis, Replicas, Store, Trouble};
 
 use Provenance::{Late, Missing, Store as FromStore, Unavailable};
 
@@ -32,7 +32,8 @@ impl Board {
     }
 
     async fn at(watched: Watched, url: &str) -> Self {
-        let redis = Redis::open(&address(url)).unwrap();
+        // What replicas do is another matter: see `replicas.rs`.
+        let redis = Redis::open_with(&address(url), Replicas::Ignored).unwrap();
         let store = Store::new(Backend::Redis(redis.clone()), CacheSettings::default(), NAMESPACE);
         let uncached = freshness(Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let plan = Arc::new(plan_of(vec![(small_view(uncached), Scope::Item)]));

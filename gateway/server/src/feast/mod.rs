@@ -183,7 +183,14 @@ fn store_address(online: &Online) -> RedisAddress {
         check: if tls.insecure { TlsCheck::Nothing } else { TlsCheck::Full },
     });
     let login = RedisLogin { username: online.username.clone(), password: online.password.clone() };
-    RedisAddress { layout, nodes: online.nodes.clone(), db: online.db.try_into().unwrap_or(0), login, tls }
+    RedisAddress {
+        layout,
+        nodes: online.nodes.clone(),
+        replicas: vec![],
+        db: online.db.try_into().unwrap_or(0),
+        login,
+        tls,
+    }
 }
 
 impl Current {

@@ -20,6 +20,8 @@ pub struct RedisAddress {
     pub layout: RedisLayout,
     /// Hosts and ports: the server; some nodes of the cluster; the sentinels. Empty for a unix socket.
     pub nodes: Vec<(String, u16)>,
+    /// Hosts and ports of the replicas of one server. Those of a cluster, or of whom sentinels watch, are learnt.
+    pub replicas: Vec<(String, u16)>,
     /// The database; always 0 in a cluster.
     pub db: u32,
     /// How to log in to the servers that hold the data.
@@ -105,6 +107,7 @@ impl RedisAddress {
         Self {
             layout: RedisLayout::Single,
             nodes: vec![(host.to_owned(), port)],
+            replicas: vec![],
             db: 0,
             login: RedisLogin::default(),
             tls: None,
@@ -119,6 +122,11 @@ impl RedisAddress {
             RedisLayout::Socket(path) if !path.is_absolute() => return wrong("a unix socket's path begins with /"),
             RedisLayout::Socket(_) if !self.nodes.is_empty() => return wrong("a unix socket has no host"),
             RedisLayout::Socket(_) if self.tls.is_some() => return wrong("there is no TLS over a unix socket"),
+            RedisLayout::Socket(_) | RedisLayout::Cluster | RedisLayout::Sentinel { .. }
+                if !self.replicas.is_empty() =>
+            {
+                return wrong("replicas are named for one server alone");
+            }
             RedisLayout::Cluster if self.db != 0 => return wrong("a cluster has database 0 alone"),
             RedisLayout::Sentinel { master, .. } if master.is_empty() => {
                 return wrong("the name of the master that the sentinels watch is missing");
@@ -128,10 +136,10 @@ impl RedisAddress {
             }
             _ => {}
         }
-        if self.nodes.len() > NODES_MAX {
+        if self.nodes.len().max(self.replicas.len()) > NODES_MAX {
             return Err(AddressError::new(format!("more than {NODES_MAX} hosts")));
         }
-        for (i, (host, port)) in self.nodes.iter().enumerate() {
+        for (i, (host, port)) in self.nodes.iter().chain(&self.replicas).enumerate() {
             if host.is_empty() || *port == 0 || host == "0.0.0.0" || host == "::" {
                 return Err(AddressError::new(format!("host {} of the list is none that can be reached", i + 1)));
             }
@@ -186,10 +194,12 @@ impl Display for RedisAddress {
             true => format!("[{host}]:{port}"),
             false => format!("{host}:{port}"),
         };
-        let nodes = self.nodes.iter().map(node).collect::<Vec<_>>().join(",");
+        let list = |nodes: &[(String, u16)]| nodes.iter().map(node).collect::<Vec<_>>().join(",");
+        let (nodes, replicas) = (list(&self.nodes), list(&self.replicas));
         let login = self.login.shown();
         match &self.layout {
-            RedisLayout::Single => write!(f, "{scheme}://{login}{nodes}/{}", self.db),
+            RedisLayout::Single if replicas.is_empty() => write!(f, "{scheme}://{login}{nodes}/{}", self.db),
+            RedisLayout::Single => write!(f, "{scheme}://{login}{nodes}/{}?replicas={replicas}", self.db),
             RedisLayout::Socket(path) => write!(f, "redis+unix://{login}{}?db={}", path.display(), self.db),
             RedisLayout::Cluster => write!(f, "{scheme}-cluster://{login}{nodes}"),
             RedisLayout::Sentinel { master, .. } => {
@@ -244,6 +254,8 @@ mod tests {
             RedisAddress { layout: socket("/run/redis.sock"), ..good.clone() },
             RedisAddress { layout: socket("redis.sock"), nodes: vec![], ..good.clone() },
             RedisAddress { layout: socket("/run/redis.sock"), nodes: vec![], tls, ..good.clone() },
+            RedisAddress { replicas: vec![("".into(), 1)], ..good.clone() },
+            RedisAddress { layout: RedisLayout::Cluster, replicas: vec![("a".into(), 1)], ..good.clone() },
             RedisAddress::single("", 1),
             RedisAddress::single("0.0.0.0", 1),
             RedisAddress::single("localhost", 0),

@@ -14,11 +14,12 @@ use tokio::time::{Instant, timeout_at};
 use super::commands::Commands;
 use super::dial::{CONNECT_TIMEOUT, Connection, DialError, Place, within};
 use super::follow::{Knowledge, Looked, Pace, first, from_anywhere};
-use super::node::{Family, Kept, READ_LIFE};
+use super::node::{Duty, Family, Kept, READ_LIFE};
 use super::resp::{self, Element, Elements};
+use super::shard::{Heard, Replicas, Shard, Waits, of_cluster};
 use super::slots::{Redirect, Table, read_redirect, read_slots, slot_of};
+use crate::Trouble;
 use crate::flight::Answer;
-use crate::{BreakerState, Trouble};
 
 /// How often the map is looked at without a reason: often enough that a change which no read has run into (a
 /// slot that nobody asks for) is known before it matters, rarely enough to be no load.
@@ -32,6 +33,7 @@ const GUEST_STAYS: Duration = Duration::from_secs(60);
 
 pub(super) struct Cluster {
     family: Family,
+    replicas: Replicas,
     seeds: Vec<Place>,
     map: Knowledge<Arc<Map>>,
     /// Every node with connections of ours: those of the map, and guests.
@@ -49,12 +51,12 @@ struct Resident {
 struct Map {
     table: Table,
     /// One per place of the table.
-    nodes: Vec<Arc<Kept>>,
+    shards: Vec<Arc<Shard>>,
 }
 
 /// The commands of one batch that go to one node.
 struct Group {
-    node: Arc<Kept>,
+    shard: Arc<Shard>,
     bytes: Vec<u8>,
     /// Commands in `bytes`.
     count: usize,
@@ -63,8 +65,8 @@ struct Group {
 }
 
 impl Group {
-    fn of(node: &Arc<Kept>, size: usize) -> Self {
-        Self { node: node.clone(), bytes: Vec::new(), count: 0, members: Vec::with_capacity(size) }
+    fn of(shard: Arc<Shard>, size: usize) -> Self {
+        Self { shard, bytes: Vec::new(), count: 0, members: Vec::with_capacity(size) }
     }
 
     fn push(&mut self, member: usize, command: &[u8]) {
@@ -75,14 +77,21 @@ impl Group {
 }
 
 impl Cluster {
-    pub(super) fn new(family: Family, seeds: Vec<Place>) -> Self {
-        Self { family, seeds, map: Knowledge::nothing(), nodes: Mutex::default(), knows_better: Mutex::default() }
+    pub(super) fn new(family: Family, replicas: Replicas, seeds: Vec<Place>) -> Self {
+        Self {
+            family,
+            replicas,
+            seeds,
+            map: Knowledge::nothing(),
+            nodes: Mutex::default(),
+            knows_better: Mutex::default(),
+        }
     }
 
-    /// Waits until every node has a connection, or until it is known why one has none.
+    /// Waits until every master has a connection, or until it is known why one has none.
     pub(super) async fn settled(&self) -> Result<(), Trouble> {
-        for node in &self.map.settled().await?.nodes {
-            node.connection().await?;
+        for shard in &self.map.settled().await?.shards {
+            shard.master.connection().await?;
         }
         Ok(())
     }
@@ -93,8 +102,8 @@ impl Cluster {
             Err(trouble) => Some(trouble),
             Ok(map) => {
                 let mut why = None;
-                for node in &map.nodes {
-                    why = Some(node.refusal()?);
+                for shard in &map.shards {
+                    why = Some(shard.refusal()?);
                 }
                 why
             }
@@ -108,7 +117,7 @@ impl Cluster {
     }
 
     /// Reads these keys; one answer for each, in order.
-    pub(super) async fn read(&self, keys: &[Bytes]) -> Vec<Answer> {
+    pub(super) async fn read(&self, keys: &[Bytes], waits: &Waits) -> Vec<Answer> {
         let mut gets = Commands::with_capacity(keys.len(), keys.iter().map(|key| key.len() + 24).sum());
         keys.iter().for_each(|key| gets.push("GET", key.clone(), std::iter::empty()));
         let is_row = |reply: &[u8]| reply.starts_with(b"$");
@@ -122,12 +131,17 @@ impl Cluster {
             Err(Trouble::WrongType) => Answer::Nothing,
             Err(trouble) => Answer::Failed(trouble),
         };
-        self.ask(&gets, is_row).await.into_iter().map(answer).collect()
+        self.ask(&gets, is_row, waits).await.into_iter().map(answer).collect()
     }
 
     /// Sends every command to the owner of its slot; one reply for each, in order. Replies other than errors that
     /// do not fit the commands end the connection they came on.
-    pub(super) async fn ask(&self, commands: &Commands, fits: fn(&[u8]) -> bool) -> Vec<Result<Bytes, Trouble>> {
+    pub(super) async fn ask(
+        &self,
+        commands: &Commands,
+        fits: fn(&[u8]) -> bool,
+        waits: &Waits,
+    ) -> Vec<Result<Bytes, Trouble>> {
         let deadline = Instant::now() + READ_LIFE;
         let count = commands.len();
         let map = match timeout_at(deadline, self.map.settled()).await.unwrap_or(Err(Trouble::Timeout)) {
@@ -140,13 +154,13 @@ impl Cluster {
         let mut replies = vec![Err(Trouble::NoOwner); count];
         let mut redirects = Vec::new();
         let groups = self.by_owner(&map, commands);
-        for (group, answered) in exchanged(groups, fits, deadline).await {
-            self.take(&group, answered, &mut replies, Some(&mut redirects));
+        for (group, heard) in exchanged(groups, fits, deadline, waits).await {
+            self.take(&group, heard, &mut replies, Some(&mut redirects));
         }
         if !redirects.is_empty() {
             let groups = self.by_redirect(redirects, commands, &mut replies);
-            for (group, answered) in exchanged(groups, |_| true, deadline).await {
-                self.take(&group, answered, &mut replies, None);
+            for (group, heard) in exchanged(groups, |_| true, deadline, waits).await {
+                self.take(&group, heard, &mut replies, None);
             }
         }
         replies
@@ -156,9 +170,9 @@ impl Cluster {
     fn by_owner(&self, map: &Map, commands: &Commands) -> Vec<Group> {
         let count = commands.len();
         // A little more than a fair share each, so that most groups grow at most once.
-        let share = count / map.nodes.len().max(1) * 5 / 4 + 4;
+        let share = count / map.shards.len().max(1) * 5 / 4 + 4;
         let mut groups: Vec<Group> = Vec::new();
-        let mut group_of = vec![None; map.nodes.len()];
+        let mut group_of = vec![None; map.shards.len()];
         let mut unowned = 0;
         for member in 0..count {
             let Some(owner) = map.table.owner(slot_of(commands.key(member))) else {
@@ -166,7 +180,7 @@ impl Cluster {
                 continue;
             };
             let group = *group_of[owner].get_or_insert_with(|| {
-                groups.push(Group::of(&map.nodes[owner], share));
+                groups.push(Group::of(map.shards[owner].clone(), share));
                 groups.len() - 1
             });
             groups[group].push(member, commands.get(member));
@@ -176,7 +190,7 @@ impl Cluster {
             counters.trouble(Trouble::NoOwner);
             self.family.alarm.ring();
         }
-        let sent = groups.iter().filter(|group| group.node.breaker.state() == BreakerState::Closed);
+        let sent = groups.iter().filter(|group| group.shard.is_asked());
         let keys: usize = sent.map(|group| group.members.len()).sum();
         counters.store_batches.add(usize::from(keys > 0));
         counters.store_keys.add(keys);
@@ -187,11 +201,12 @@ impl Cluster {
     fn take(
         &self,
         group: &Group,
-        answered: Result<Vec<Bytes>, Trouble>,
+        heard: Heard<Vec<Bytes>>,
         replies: &mut [Result<Bytes, Trouble>],
         mut redirects: Option<&mut Vec<(usize, Redirect)>>,
     ) {
-        let answered = match answered {
+        let (instead, node) = (heard.instead, group.shard.who(heard.instead));
+        let answered = match heard.what {
             Ok(answered) => answered,
             Err(trouble) => {
                 group.members.iter().for_each(|(member, _)| replies[*member] = Err(trouble));
@@ -203,13 +218,17 @@ impl Cluster {
         for &(member, place) in &group.members {
             let reply = &answered[place];
             let Some(complaint) = resp::complaint(reply) else {
-                replies[member] = Ok(reply.clone());
+                replies[member] = match instead {
+                    // What a replica does not have may be on its way to another master.
+                    Some((_, trouble)) if resp::is_empty(reply) => Err(trouble),
+                    _ => Ok(reply.clone()),
+                };
                 continue;
             };
             let trouble = Trouble::of_complaint(complaint);
             replies[member] = Err(trouble);
             let (code, details) = complaint.split_once(' ').unwrap_or((complaint, ""));
-            let redirect = read_redirect(code, Some(details), &group.node.place);
+            let redirect = read_redirect(code, Some(details), &node.place);
             has_moved |= redirect.as_ref().is_some_and(|redirect| !redirect.is_ask);
             match (redirect, redirects.as_deref_mut()) {
                 (Some(redirect), Some(redirects)) => redirects.push((member, redirect)),
@@ -217,9 +236,9 @@ impl Cluster {
                 _ => {}
             }
         }
-        complaints.into_iter().for_each(|trouble| group.node.complaint(trouble));
+        complaints.into_iter().for_each(|trouble| node.complaint(trouble));
         if has_moved {
-            *lock(&self.knows_better) = Some(group.node.place.clone());
+            *lock(&self.knows_better) = Some(node.place.clone());
             self.family.alarm.ring();
         }
     }
@@ -234,7 +253,7 @@ impl Cluster {
         self.family.counters.redirects.add(redirects.len());
         let mut groups: Vec<Group> = Vec::new();
         for (member, redirect) in redirects {
-            let found = groups.iter().position(|group| group.node.place == redirect.to);
+            let found = groups.iter().position(|group| group.shard.master.place == redirect.to);
             let group = match found {
                 Some(found) => &mut groups[found],
                 None => {
@@ -243,7 +262,7 @@ impl Cluster {
                         self.family.counters.trouble(Trouble::Busy);
                         continue;
                     };
-                    groups.push(Group::of(&node, 4));
+                    groups.push(Group::of(Arc::new(Shard::alone(node)), 4));
                     let last = groups.len() - 1;
                     &mut groups[last]
                 }
@@ -288,7 +307,9 @@ impl Cluster {
 
     /// Asks for the map: who knows better first, then any node, then where we came in.
     async fn look(&self) -> Result<Table, DialError> {
-        let nodes = self.map.now().and_then(Result::ok).map(|map| map.nodes.clone()).unwrap_or_default();
+        let map = self.map.now().and_then(Result::ok);
+        let nodes = map.map(|map| map.shards.iter().map(|shard| shard.master.clone()).collect());
+        let nodes: Vec<Arc<Kept>> = nodes.unwrap_or_default();
         let mut nodes = from_anywhere(nodes);
         if let Some(place) = lock(&self.knows_better).take() {
             nodes.sort_by_key(|node| node.place != place);
@@ -316,25 +337,49 @@ impl Cluster {
 
     fn adopt(&self, table: Table) -> Looked {
         let before = self.map.now().and_then(Result::ok);
-        let is_news = before.is_none_or(|map| map.table.ranges != table.ranges);
+        let is_known = before.as_ref().is_some_and(|map| map.table.ranges == table.ranges);
         let now = Instant::now();
         let mut nodes = lock(&self.nodes);
-        if is_news {
+        if !is_known {
             let mut kept = |place: &Place| {
                 let resident = nodes.entry(place.clone());
                 let new = || Resident { kept: Arc::new(self.family.node(place.clone())), asked: now };
                 resident.or_insert_with(new).kept.clone()
             };
-            let nodes: Vec<Arc<Kept>> = table.places.iter().map(&mut kept).collect();
-            self.family.openings.resize(nodes.len());
-            self.family.counters.topologies.add(1);
-            tracing::info!(masters = nodes.len(), unowned = table.unowned(), "the cluster's slots are known");
-            self.map.learn(Arc::new(Map { table, nodes }));
+            let masters: Vec<Arc<Kept>> = table.places.iter().map(&mut kept).collect();
+            self.family.openings.resize(masters.len());
+            let replicas = self.replicas_of(&table, before.as_deref());
+            let is_moved = before.is_none_or(|map| !map.table.has_same_owners(&table));
+            if is_moved {
+                self.family.counters.topologies.add(1);
+                tracing::info!(masters = masters.len(), unowned = table.unowned(), "the cluster's slots are known");
+            }
+            let shards = masters.into_iter().zip(replicas).map(|(master, own)| Arc::new(Shard::new(master, own)));
+            self.map.learn(Arc::new(Map { shards: shards.collect(), table }));
         }
         let Some(Ok(map)) = self.map.now() else { return Looked::Nothing };
-        let owners: HashSet<&Place> = map.nodes.iter().map(|node| &node.place).collect();
+        let owners: HashSet<&Place> = map.table.places.iter().collect();
         nodes.retain(|place, resident| owners.contains(place) || now.duration_since(resident.asked) < GUEST_STAYS);
-        if is_news { Looked::News } else { Looked::Nothing }
+        if is_known { Looked::Nothing } else { Looked::News }
+    }
+
+    /// The replicas of each master; those that were replicas before keep their connections.
+    fn replicas_of(&self, table: &Table, before: Option<&Map>) -> Vec<Vec<Arc<Kept>>> {
+        if self.replicas == Replicas::Ignored {
+            return vec![vec![]; table.places.len()];
+        }
+        let family = self.family.with(Duty::ClusterReplica);
+        let known: HashMap<&Place, &Arc<Kept>> = before
+            .iter()
+            .flat_map(|map| &map.shards)
+            .flat_map(|shard| &shard.replicas)
+            .map(|replica| (&replica.place, replica))
+            .collect();
+        let kept = |place: &Place| match known.get(place) {
+            Some(replica) => (*replica).clone(),
+            None => Arc::new(family.node(place.clone())),
+        };
+        table.replicas.iter().map(|places| places.iter().map(kept).collect()).collect()
     }
 
     fn lost(&self, error: &DialError) -> Looked {
@@ -384,11 +429,12 @@ async fn exchanged(
     groups: Vec<Group>,
     fits: fn(&[u8]) -> bool,
     deadline: Instant,
-) -> Vec<(Group, Result<Vec<Bytes>, Trouble>)> {
+    waits: &Waits,
+) -> Vec<(Group, Heard<Vec<Bytes>>)> {
     let asked = groups.into_iter().map(|mut group| async move {
-        let bytes = std::mem::take(&mut group.bytes);
-        let replies = group.node.exchange(bytes, group.count, fits, deadline).await;
-        (group, replies)
+        let bytes = std::mem::take(&mut group.bytes).into();
+        let heard = group.shard.exchange(bytes, group.count, fits, deadline, waits, of_cluster).await;
+        (group, heard)
     });
     join_all(asked).await
 }

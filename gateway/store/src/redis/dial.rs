@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ::redis::aio::PubSub;
 use ::redis::{Cmd, Pipeline, RedisConnectionInfo, RedisError, Value, parse_redis_value};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::oneshot;
@@ -30,7 +31,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const ADDRESSES_MAX: usize = 8;
 
 /// One server as the network knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Place {
     /// Host and port.
     Tcp(Arc<str>, u16),
@@ -211,7 +212,7 @@ enum Stream {
 
 impl Connection {
     /// Sends encoded commands at once; the bytes of as many replies, to be taken apart by who asked.
-    pub(super) async fn ask(&self, commands: Vec<u8>, replies: usize) -> Result<Replies, Trouble> {
+    pub(super) async fn ask(&self, commands: impl Into<Bytes>, replies: usize) -> Result<Replies, Trouble> {
         self.mux.ask(commands, replies).await
     }
 

@@ -27,6 +27,10 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A connection that broke sooner than this after it was made is not replaced without a pause.
 const STEADY: Duration = Duration::from_secs(1);
 
+/// A replica whose master is gone is read from for this long: what was written until then it has nearly all, and a
+/// failover takes some seconds. Later somebody else may have become the master without telling it.
+pub(super) const ALONE_MAX: Duration = Duration::from_secs(10);
+
 /// One connection's place in a node. Attempts are numbered, so that a read which fails late condemns the
 /// connection it used and not the one that has taken its place.
 pub(crate) struct Lane {
@@ -77,10 +81,10 @@ pub(super) async fn keep(node: Arc<Node>, index: usize) {
     loop {
         let number = lane.attempt.fetch_add(1, SeqCst) + 1;
         match attempt(&node).await {
-            Ok((connection, closed)) => {
+            Ok((connection, closed, link)) => {
                 lane.state.send_replace(LaneState::Up(number, connection.clone()));
                 let since = Instant::now();
-                let trouble = watch_over(&node, lane, number, connection, closed).await;
+                let trouble = watch_over(&node, lane, number, connection, closed, link).await;
                 if since.elapsed() >= STEADY {
                     pause = PAUSE_MIN;
                     lane.state.send_replace(LaneState::Connecting);
@@ -92,9 +96,15 @@ pub(super) async fn keep(node: Arc<Node>, index: usize) {
                 let trouble = error.kind;
                 let before = lane.state.send_replace(LaneState::Down(trouble));
                 let is_news = !matches!(before, LaneState::Down(known) if known == trouble);
+                let is_replica = node.duty.is_replica();
                 let (node, trouble_name, why) = (&node.place, trouble.name(), &error.source);
                 if trouble.is_configuration() {
-                    tracing::error!(%node, trouble = trouble_name, %why, "Redis refuses us; somebody must mend that");
+                    // No answer needs a replica.
+                    if !is_replica {
+                        tracing::error!(%node, trouble = trouble_name, %why, "Redis refuses us; somebody must mend that");
+                    } else if is_news {
+                        tracing::warn!(%node, trouble = trouble_name, %why, "a replica refuses us and is not read from");
+                    }
                     sleep(CONFIGURATION_PAUSE).await;
                     continue;
                 }
@@ -109,7 +119,7 @@ pub(super) async fn keep(node: Arc<Node>, index: usize) {
 }
 
 /// One attempt to connect, which is also the breaker's probe.
-async fn attempt(node: &Node) -> Result<(Connection, Closed), DialError> {
+async fn attempt(node: &Node) -> Result<(Connection, Closed, Link), DialError> {
     let breaker = &node.breaker;
     let admitted = breaker.admit();
     breaker.probing();
@@ -135,14 +145,27 @@ async fn attempt(node: &Node) -> Result<(Connection, Closed), DialError> {
     connected
 }
 
-async fn connect(node: &Node) -> Result<(Connection, Closed), DialError> {
+async fn connect(node: &Node) -> Result<(Connection, Closed, Link), DialError> {
     let (connection, closed) = node.dialer.dial(&node.place).await?;
-    greet(node, &connection).await?;
-    Ok((connection, closed))
+    if node.duty == Duty::ClusterReplica
+        && let Value::ServerError(error) = connection.command(&::redis::cmd("READONLY")).await?
+    {
+        return Err(DialError { kind: Trouble::of_reply(&error), source: error.into() });
+    }
+    let mut link = Link::default();
+    greet(node, &connection, &mut link).await?;
+    Ok((connection, closed, link))
 }
 
 /// Returns once the connection is of no use any more, with the reason.
-async fn watch_over(node: &Node, lane: &Lane, number: u64, connection: Connection, closed: Closed) -> Trouble {
+async fn watch_over(
+    node: &Node,
+    lane: &Lane,
+    number: u64,
+    connection: Connection,
+    closed: Closed,
+    mut link: Link,
+) -> Trouble {
     let mut condemned = lane.condemned.subscribe();
     let end = async {
         tokio::select! {
@@ -160,7 +183,7 @@ async fn watch_over(node: &Node, lane: &Lane, number: u64, connection: Connectio
             return Trouble::Connection;
         }
         let generation = node.breaker.admit();
-        if let Err(error) = within(READ_LIFE, greet(node, &connection)).await {
+        if let Err(error) = within(READ_LIFE, greet(node, &connection, &mut link)).await {
             node.counters.trouble(error.kind);
             if let Some(generation) = generation {
                 node.failed(error.kind, generation);
@@ -171,22 +194,50 @@ async fn watch_over(node: &Node, lane: &Lane, number: u64, connection: Connectio
 }
 
 /// Asks whether the server is there, and whether it is what it should be.
-async fn greet(node: &Node, connection: &Connection) -> Result<(), DialError> {
-    let said = match node.duty {
-        Duty::Any => connection.command(&::redis::cmd("PING")).await?,
-        Duty::Master => connection.command(&::redis::cmd("ROLE")).await?,
-    };
-    match said {
+async fn greet(node: &Node, connection: &Connection, link: &mut Link) -> Result<(), DialError> {
+    let question = if node.duty == Duty::Any { "PING" } else { "ROLE" };
+    let said = connection.command(&::redis::cmd(question)).await?;
+    let no = |kind, why: &str| Err(DialError { kind, source: why.into() });
+    match (said, node.duty) {
+        // What a replica does not say of itself is not guessed: nobody would know how old its data are.
+        (Value::ServerError(error), duty) if duty.is_replica() => {
+            Err(DialError { kind: Trouble::of_reply(&error), source: error.into() })
+        }
         // Whatever else a server says (a user that may read but not ping, a full memory), it is there and
         // the reads will hear it for themselves.
-        Value::ServerError(error) => match Trouble::of_reply(&error) {
+        (Value::ServerError(error), _) => match Trouble::of_reply(&error) {
             trouble @ (Trouble::Loading | Trouble::Auth) => Err(DialError { kind: trouble, source: error.into() }),
             _ => Ok(()),
         },
-        said if node.duty == Duty::Master && !is_master(&said) => {
-            Err(DialError { kind: Trouble::ReadOnly, source: "it is no master any more".into() })
+        (said, Duty::Master) if !is_master(&said) => no(Trouble::ReadOnly, "it is no master any more"),
+        (said, duty) if duty.is_replica() && !link.holds(&said, Instant::now()) => {
+            no(Trouble::NotReplica, "it is no replica that has heard from its master lately")
         }
         _ => Ok(()),
+    }
+}
+
+/// What one connection has heard of a replica's link to its master.
+#[derive(Debug, Default)]
+struct Link {
+    last_up: Option<Instant>,
+}
+
+impl Link {
+    /// Whether the replica may be read from, by its reply to ROLE. One that has not yet been heard of with a master, or
+    /// that copies everything anew, may have nothing or anything.
+    fn holds(&mut self, role: &Value, now: Instant) -> bool {
+        let Value::Array(items) = role else { return false };
+        let text = |item: &Value| matches!(item, Value::BulkString(text) if text == b"slave");
+        self.last_up = match (&items[..], self.last_up) {
+            ([role, _, _, Value::BulkString(state), ..], last_up) if text(role) => match &state[..] {
+                b"connected" => Some(now),
+                b"connect" | b"connecting" | b"handshake" => last_up.filter(|up| now - *up < ALONE_MAX),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.last_up.is_some()
     }
 }
 
@@ -219,6 +270,23 @@ mod tests {
         lane.condemn_current();
         lane.condemn(1);
         assert_eq!(*lane.condemned.borrow(), 2);
+    }
+
+    #[test]
+    fn a_replica_is_believed_while_it_hears_its_master_and_a_little_longer() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        let of = |state: &str| Value::Array(vec![bulk("slave"), bulk("h"), Value::Int(1), bulk(state), Value::Int(7)]);
+        let (mut link, start) = (Link::default(), Instant::now());
+        assert!(!link.holds(&of("connect"), start), "it may just have started, with nothing in it");
+        assert!(link.holds(&of("connected"), start));
+        assert!(
+            link.holds(&of("connect"), start + ALONE_MAX / 2) && link.holds(&of("handshake"), start + ALONE_MAX / 2)
+        );
+        assert!(!link.holds(&of("connect"), start + ALONE_MAX));
+        assert!(link.holds(&of("connected"), start) && !link.holds(&of("sync"), start));
+        assert!(!link.holds(&of("connect"), start), "it was copying");
+        let master = Value::Array(vec![bulk("master"), Value::Int(0), Value::Array(vec![])]);
+        assert!(link.holds(&of("connected"), start) && !link.holds(&master, start) && !link.holds(&Value::Nil, start));
     }
 
     #[test]

@@ -357,7 +357,7 @@ impl Loader {
             }
             Way::Sentinel { sentinels, master } => {
                 let found = sentinels.master(|_| false).await;
-                *master = Some(found.map_err(|e| unanswered(&"the sentinels' master", e))?.0);
+                *master = Some(found.map_err(|e| unanswered(&"the sentinels' master", e))?.master);
             }
         }
         Ok(())
@@ -427,7 +427,8 @@ async fn send(place: &Place, line: Connection, mut chunk: Vec<Errand>, can_wait:
 
 /// What a cluster or a failover says while it is under way.
 fn may_pass(kind: Trouble) -> bool {
-    kind.is_news_of_others() || matches!(kind, Trouble::TryAgain | Trouble::Loading)
+    kind.is_news_of_others()
+        || matches!(kind, Trouble::TryAgain | Trouble::Loading | Trouble::NoReplicas | Trouble::Script)
 }
 
 async fn teach(line: &Connection, script: &str) -> Result<String, DialError> {

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -35,7 +35,7 @@ pub(crate) struct Mux {
 
 #[derive(Debug)]
 struct Question {
-    commands: Vec<u8>,
+    commands: Bytes,
     replies: usize,
     tell: oneshot::Sender<Result<Replies, Trouble>>,
 }
@@ -59,8 +59,8 @@ impl Mux {
 
     /// Sends encoded commands and returns the bytes of their replies, `replies` in number. Sent at most once; who
     /// drops the future only stops waiting.
-    pub(crate) async fn ask(&self, commands: Vec<u8>, replies: usize) -> Result<Replies, Trouble> {
-        let (tell, told) = oneshot::channel();
+    pub(crate) async fn ask(&self, commands: impl Into<Bytes>, replies: usize) -> Result<Replies, Trouble> {
+        let (commands, (tell, told)) = (commands.into(), oneshot::channel());
         self.questions.try_send(Question { commands, replies, tell }).map_err(|error| match error {
             TrySendError::Full(_) => Trouble::Busy,
             TrySendError::Closed(_) => Trouble::Connection,

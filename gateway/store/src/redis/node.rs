@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::dial::{Connection, Dialer, Place};
 use super::lane::{Lane, LaneState, keep};
 use super::resp::{self, Element, Elements, Garbage};
+use super::tempo::Tempo;
 use crate::breaker::{Breaker, Generation, Openings, Silence};
 use crate::flight::Answer;
 use crate::{BreakerState, Counters, Trouble};
@@ -43,6 +44,9 @@ pub(crate) struct Node {
     pub(super) breaker: Arc<Breaker>,
     pub(super) counters: Arc<Counters>,
     pub(super) alarm: Arc<Alarm>,
+    pub(super) tempo: Tempo,
+    /// Batches that are here because another node took long.
+    pub(super) hedges: AtomicUsize,
     pipelines_max: usize,
     pipelines: AtomicUsize,
 }
@@ -54,6 +58,16 @@ pub(super) enum Duty {
     Any,
     /// A master, by its own word: after a failover the old one comes back as a replica and would go on answering.
     Master,
+    /// A replica that hears its master, by its own word.
+    Replica,
+    /// The same in a cluster, where a replica is told first that we know what it is.
+    ClusterReplica,
+}
+
+impl Duty {
+    pub(super) fn is_replica(self) -> bool {
+        matches!(self, Self::Replica | Self::ClusterReplica)
+    }
 }
 
 /// A node and the tasks that keep its connections, which end with it.
@@ -78,10 +92,21 @@ pub(super) struct Family {
 }
 
 impl Family {
+    /// The same with another duty.
+    pub(super) fn with(&self, duty: Duty) -> Self {
+        Self { duty, ..self.clone() }
+    }
+
     /// Begins to connect in the background. Must be called within a tokio runtime.
     pub(super) fn node(&self, place: Place) -> Kept {
-        let breaker = Arc::new(Breaker::sharing(self.openings.clone()));
-        self.counters.watch(&breaker);
+        let counters = &self.counters;
+        // All replicas may be out: it is the masters that somebody must go on asking.
+        let (openings, nodes) = match self.duty.is_replica() {
+            true => (Arc::default(), &counters.replicas),
+            false => (self.openings.clone(), &counters.masters),
+        };
+        let breaker = Arc::new(Breaker::sharing(openings));
+        nodes.watch(&breaker);
         let node = Arc::new(Node {
             place,
             dialer: self.dialer.clone(),
@@ -90,6 +115,8 @@ impl Family {
             breaker,
             counters: self.counters.clone(),
             alarm: self.alarm.clone(),
+            tempo: Tempo::unknown(),
+            hedges: AtomicUsize::new(0),
             pipelines_max: self.pipelines_max,
             pipelines: AtomicUsize::new(0),
         });
@@ -141,52 +168,28 @@ impl Node {
         self.lanes.iter().any(|lane| matches!(&*lane.state.borrow(), LaneState::Up(..)))
     }
 
-    /// Reads these keys by MGET; one answer for each, in order.
-    pub(super) async fn read(&self, keys: &[Bytes]) -> Vec<Answer> {
-        let failed = |trouble| {
-            self.counters.trouble(trouble);
-            vec![Answer::Failed(trouble); keys.len()]
-        };
-        let Some(generation) = self.breaker.admit() else { return failed(Trouble::Breaker) };
-        self.counters.store_batches.add(1);
-        self.counters.store_keys.add(keys.len());
-        match timeout(READ_LIFE, self.ask(keys)).await.unwrap_or(Err(Trouble::Timeout)) {
-            Ok(answers) => {
-                self.breaker.answered(generation);
-                answers
-            }
-            Err(trouble) => {
-                self.failed(trouble, generation);
-                failed(trouble)
-            }
-        }
+    /// Reads these keys by MGET; one answer for each, in order. A trouble is everybody's, and already counted.
+    pub(super) async fn read(&self, keys: &[Bytes], deadline: Instant) -> Result<Vec<Answer>, Trouble> {
+        let Some(generation) = self.admitted() else { return Err(Trouble::Breaker) };
+        let answers = timeout_at(deadline, self.ask(keys)).await.unwrap_or(Err(Trouble::Timeout));
+        self.ended(&answers, generation);
+        answers
     }
 
     /// Sends these commands in one go; the bytes of one reply for each, errors among them. Any other reply that does
     /// not fit means that replies no longer belong to their questions. A trouble is everybody's, and already counted.
     pub(super) async fn exchange(
         &self,
-        commands: Vec<u8>,
+        commands: Bytes,
         count: usize,
         fits: fn(&[u8]) -> bool,
         deadline: Instant,
     ) -> Result<Vec<Bytes>, Trouble> {
-        let sent = self.admitted(commands, count, fits, deadline).await;
-        if let Err(trouble) = &sent {
-            self.counters.trouble(*trouble);
-        }
-        sent
-    }
-
-    async fn admitted(
-        &self,
-        commands: Vec<u8>,
-        count: usize,
-        fits: fn(&[u8]) -> bool,
-        deadline: Instant,
-    ) -> Result<Vec<Bytes>, Trouble> {
-        let Some(generation) = self.breaker.admit() else { return Err(Trouble::Breaker) };
-        let _berth = Berth::of(&self.pipelines, self.pipelines_max).ok_or(Trouble::Busy)?;
+        let Some(_berth) = Berth::of(&self.pipelines, self.pipelines_max) else {
+            self.counters.trouble(Trouble::Busy);
+            return Err(Trouble::Busy);
+        };
+        let Some(generation) = self.admitted() else { return Err(Trouble::Breaker) };
         let exchange = async {
             let (lane, attempt, connection) = self.connection().await?;
             let replies = connection.ask(commands, count).await;
@@ -201,11 +204,28 @@ impl Node {
             replies
         };
         let replies = timeout_at(deadline, exchange).await.unwrap_or(Err(Trouble::Timeout));
-        match &replies {
-            Ok(_) => self.breaker.answered(generation),
-            Err(trouble) => self.failed(*trouble, generation),
-        }
+        self.ended(&replies, generation);
         replies
+    }
+
+    /// Leave to send a batch.
+    fn admitted(&self) -> Option<Generation> {
+        let admitted = self.breaker.admit();
+        match admitted {
+            Some(_) => self.counters.store_attempts.add(1),
+            None => self.counters.trouble(Trouble::Breaker),
+        }
+        admitted
+    }
+
+    fn ended<T>(&self, said: &Result<T, Trouble>, generation: Generation) {
+        match said {
+            Ok(_) => self.breaker.answered(generation),
+            Err(trouble) => {
+                self.counters.trouble(*trouble);
+                self.failed(*trouble, generation);
+            }
+        }
     }
 
     async fn ask(&self, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
@@ -327,10 +347,10 @@ impl Node {
 }
 
 /// A pipeline's place among those under way, given back when dropped.
-struct Berth<'a>(&'a AtomicUsize);
+pub(super) struct Berth<'a>(&'a AtomicUsize);
 
 impl<'a> Berth<'a> {
-    fn of(taken: &'a AtomicUsize, max: usize) -> Option<Self> {
+    pub(super) fn of(taken: &'a AtomicUsize, max: usize) -> Option<Self> {
         let berth = Self(taken);
         // Dropped at once, and so given back, when there was none.
         (taken.fetch_add(1, Relaxed) < max).then_some(berth)

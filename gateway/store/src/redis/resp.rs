@@ -205,6 +205,18 @@ pub(crate) fn complaint(reply: &[u8]) -> Option<&str> {
     Some(str::from_utf8(&line[..end]).unwrap_or_default())
 }
 
+/// Whether this reply has no value in it: nothing, or nothing but that.
+pub(crate) fn is_empty(reply: &[u8]) -> bool {
+    let mut elements = Elements::of(reply);
+    loop {
+        match elements.next() {
+            Ok(Some(Element::Nil | Element::Array(_))) => {}
+            Ok(None) => return true,
+            Ok(Some(_)) | Err(Garbage) => return false,
+        }
+    }
+}
+
 /// Writes a command of this many arguments, its name the first of them; [`push`] adds each.
 pub(crate) fn begin(out: &mut Vec<u8>, arguments: usize) {
     head(out, b'*', arguments);
@@ -266,6 +278,16 @@ mod tests {
         assert_eq!(each, ["+OK\r\n", "*2\r\n:1\r\n$1\r\na\r\n", "-MOVED 3 10.0.0.1:7000\r\n"]);
         assert_eq!(complaint(&each[2]), Some("MOVED 3 10.0.0.1:7000"));
         assert_eq!(complaint(&each[0]), None);
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_from_what_is() {
+        for empty in [&b"$-1\r\n"[..], b"*0\r\n", b"*2\r\n$-1\r\n$-1\r\n", b"*-1\r\n"] {
+            assert!(is_empty(empty), "{}", String::from_utf8_lossy(empty));
+        }
+        for full in [&b"$0\r\n\r\n"[..], b"*2\r\n$-1\r\n$1\r\na\r\n", b"-ERR\r\n", b":0\r\n"] {
+            assert!(!is_empty(full), "{}", String::from_utf8_lossy(full));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The master that sentinels watch. Promises: nobody is believed to be the master without saying so itself, one
-//! sentinel that is down or behind does not hide the others, and a new master is found when the sentinels
+//! The master that sentinels watch, and its replicas. Promises: nobody is believed to be the master without saying so
+//! itself, one sentinel that is down or behind does not hide the others, and a new master is found when the sentinels
 //! announce it, when the old one is lost or demoted, and every so often anyway.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use super::address::{AddressError, RedisAddress, RedisLayout};
 use super::dial::{CONNECT_TIMEOUT, DialError, Dialer, Place, within};
 use super::follow::{Knowledge, Looked, Pace, first, from_anywhere};
 use super::lane::is_master;
-use super::node::{Family, Kept};
+use super::node::{Duty, Family};
+use super::shard::{Replicas, Shard};
+use super::slots::REPLICAS_MAX;
 use crate::Trouble;
 
 /// How often the sentinels are asked without a reason, in case the one that should announce a change is gone.
@@ -35,8 +38,16 @@ pub(super) struct Sentinels {
 /// The master of now.
 pub(super) struct Master {
     family: Family,
+    replicas: Replicas,
     sentinels: Sentinels,
-    node: Knowledge<Arc<Kept>>,
+    shard: Knowledge<Arc<Shard>>,
+}
+
+/// What a sentinel said.
+pub(super) struct Found {
+    pub(super) master: Place,
+    replicas: Vec<Place>,
+    sentinel: Place,
 }
 
 impl Sentinels {
@@ -49,23 +60,22 @@ impl Sentinels {
         Ok(Self { places: Place::all_of(address), dialer, servers, name: master.clone() })
     }
 
-    /// Where the master is, and the sentinel that said so. A server for which `is_trusted` is true is not asked
-    /// whether it agrees.
-    pub(super) async fn master(&self, is_trusted: impl Fn(&Place) -> bool) -> Result<(Place, Place), DialError> {
+    /// Where the master is. A server for which `is_trusted` is true is not asked whether it agrees.
+    pub(super) async fn master(&self, is_trusted: impl Fn(&Place) -> bool) -> Result<Found, DialError> {
         let is_trusted = &is_trusted;
         let asked = from_anywhere(self.places.clone()).into_iter();
         let asked = asked.map(|sentinel| async move {
-            let master = within(CONNECT_TIMEOUT, self.ask(&sentinel)).await?;
-            if !is_trusted(&master) {
-                within(CONNECT_TIMEOUT, self.verify(&master)).await?;
+            let found = within(CONNECT_TIMEOUT, self.ask(sentinel)).await?;
+            if !is_trusted(&found.master) {
+                within(CONNECT_TIMEOUT, self.verify(&found.master)).await?;
             }
-            Ok((master, sentinel))
+            Ok(found)
         });
         first(asked).await
     }
 
-    async fn ask(&self, sentinel: &Place) -> Result<Place, DialError> {
-        let (connection, _) = self.dialer.dial(sentinel).await?;
+    async fn ask(&self, sentinel: Place) -> Result<Found, DialError> {
+        let (connection, _) = self.dialer.dial(&sentinel).await?;
         let mut question = ::redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         let no = |kind, why: &str| Err(DialError { kind, source: why.into() });
@@ -73,7 +83,15 @@ impl Sentinels {
             Value::ServerError(error) => Err(DialError { kind: Trouble::of_reply(&error), source: error.into() }),
             Value::Nil => no(Trouble::NoMaster, "the sentinel watches no master of this name"),
             reply => match ::redis::from_redis_value::<(String, u16)>(reply) {
-                Ok((host, port)) if !host.is_empty() && port != 0 => Ok(Place::tcp(&host, port)),
+                Ok((host, port)) if !host.is_empty() && port != 0 => {
+                    let master = Place::tcp(&host, port);
+                    let mut question = ::redis::cmd("SENTINEL");
+                    // Who may not ask this does without.
+                    let said = connection.command(question.arg("REPLICAS").arg(&self.name)).await?;
+                    let mut replicas = read_replicas(said);
+                    replicas.retain(|replica| *replica != master);
+                    Ok(Found { master, replicas, sentinel })
+                }
                 _ => no(Trouble::Protocol, "what the sentinel says of the master is not understood"),
             },
         }
@@ -92,19 +110,19 @@ impl Sentinels {
 }
 
 impl Master {
-    pub(super) fn new(family: Family, sentinels: Sentinels) -> Self {
-        Self { family, sentinels, node: Knowledge::nothing() }
+    pub(super) fn new(family: Family, replicas: Replicas, sentinels: Sentinels) -> Self {
+        Self { family, replicas, sentinels, shard: Knowledge::nothing() }
     }
 
     /// The master of now, or why none is known; waits while that is being found out for the first time.
-    pub(super) async fn node(&self) -> Result<Arc<Kept>, Trouble> {
-        self.node.settled().await
+    pub(super) async fn shard(&self) -> Result<Arc<Shard>, Trouble> {
+        self.shard.settled().await
     }
 
     /// Why a read would fail at once, if it would.
     pub(super) fn refusal(&self) -> Option<Trouble> {
-        match self.node.now()? {
-            Ok(node) => node.refusal(),
+        match self.shard.now()? {
+            Ok(shard) => shard.refusal(),
             Err(trouble) => Some(trouble),
         }
     }
@@ -115,12 +133,12 @@ impl Master {
         let mut ear: Option<PubSub> = None;
         loop {
             let looked = match self.sentinels.master(|place| self.is_up(place)).await {
-                Ok((master, sentinel)) => {
+                Ok(found) => {
                     if ear.is_none() {
                         // Not every sentinel lets everybody subscribe; looking every so often has to do then.
-                        ear = within(CONNECT_TIMEOUT, self.subscribe(&sentinel)).await.ok();
+                        ear = within(CONNECT_TIMEOUT, self.subscribe(&found.sentinel)).await.ok();
                     }
-                    self.adopt(master)
+                    self.adopt(found)
                 }
                 Err(error) => self.lost(&error),
             };
@@ -157,29 +175,75 @@ impl Master {
 
     /// Whether this is the master we use, and it does answer as one: its connections ask it all the time.
     fn is_up(&self, place: &Place) -> bool {
-        matches!(self.node.now(), Some(Ok(node)) if node.place == *place && node.is_up())
+        matches!(self.shard.now(), Some(Ok(shard)) if shard.master.place == *place && shard.master.is_up())
     }
 
-    fn adopt(&self, master: Place) -> Looked {
-        if matches!(self.node.now(), Some(Ok(node)) if node.place == master) {
+    fn adopt(&self, found: Found) -> Looked {
+        let before = self.shard.now().and_then(Result::ok);
+        let master = before.iter().map(|shard| &shard.master).find(|master| master.place == found.master);
+        let wanted = if self.replicas == Replicas::Read { found.replicas } else { vec![] };
+        let known = before.as_ref().map(|shard| &shard.replicas[..]).unwrap_or_default();
+        if master.is_some() && known.iter().map(|replica| &replica.place).eq(&wanted) {
             return Looked::Nothing;
         }
-        tracing::info!(node = %master, "the sentinels' master is known");
-        self.family.counters.topologies.add(1);
-        self.node.learn(Arc::new(self.family.node(master)));
-        Looked::News
+        let is_same = master.is_some();
+        let master = master.cloned().unwrap_or_else(|| {
+            tracing::info!(node = %found.master, "the sentinels' master is known");
+            self.family.counters.topologies.add(1);
+            Arc::new(self.family.node(found.master))
+        });
+        let family = self.family.with(Duty::Replica);
+        let kept = |place: Place| match known.iter().find(|replica| replica.place == place) {
+            Some(replica) => replica.clone(),
+            None => Arc::new(family.node(place)),
+        };
+        self.shard.learn(Arc::new(Shard::new(master, wanted.into_iter().map(kept).collect())));
+        if is_same { Looked::Nothing } else { Looked::News }
     }
 
     fn lost(&self, error: &DialError) -> Looked {
         self.family.counters.trouble(error.kind);
-        if self.node.lose(error.kind) {
+        if self.shard.lose(error.kind) {
             let (trouble, why) = (error.kind.name(), &error.source);
             tracing::warn!(trouble, %why, "no sentinel tells of a master; asking on");
         }
-        match self.node.now() {
+        match self.shard.now() {
             Some(Ok(_)) => Looked::Nothing,
             _ if error.kind.is_configuration() => Looked::Refused,
             _ => Looked::InVain,
         }
+    }
+}
+
+/// Replicas that are there, in a reply to SENTINEL REPLICAS: an array of arrays of names and values.
+fn read_replicas(said: Value) -> Vec<Place> {
+    let Ok(replicas) = ::redis::from_redis_value::<Vec<HashMap<String, String>>>(said) else { return vec![] };
+    let there = |replica: &HashMap<String, String>| {
+        let flags = replica.get("flags")?;
+        let port = replica.get("port")?.parse().ok().filter(|port| *port != 0)?;
+        let is_there = !flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected"));
+        is_there.then_some(Place::tcp(replica.get("ip")?, port))
+    };
+    let mut places: Vec<Place> = replicas.iter().filter_map(there).collect();
+    places.sort();
+    places.truncate(REPLICAS_MAX);
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_that_are_there_are_read() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        let replica = |port: &str, flags: &str| {
+            let words = ["name", "x", "ip", "10.0.0.1", "port", port, "flags", flags, "master-link-status", "ok"];
+            Value::Array(words.map(bulk).into())
+        };
+        let said = [replica("3", "slave"), replica("1", "s_down,slave"), replica("0", "slave"), replica("2", "slave")];
+        assert_eq!(read_replicas(Value::Array(said.into())), [2, 3].map(|port| Place::tcp("10.0.0.1", port)));
+        assert_eq!(read_replicas(Value::Nil), []);
+        assert_eq!(read_replicas(Value::Array(vec![Value::Int(1)])), []);
     }
 }

@@ -41,12 +41,13 @@ const CRC16: [u16; 256] = {
     table
 };
 
-/// Slots from `first` to `last`, both included, and the master that has them.
+/// Slots from `first` to `last`, both included, the master that has them, and the replicas that copy it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Range {
     pub(super) first: u16,
     pub(super) last: u16,
     pub(super) master: Place,
+    pub(super) replicas: Vec<Place>,
 }
 
 /// Who has which slot.
@@ -54,9 +55,14 @@ pub(super) struct Table {
     pub(super) ranges: Vec<Range>,
     /// Every master once.
     pub(super) places: Vec<Place>,
+    /// By master.
+    pub(super) replicas: Vec<Vec<Place>>,
     /// By slot: an index into `places`, or [`NOBODY`].
     owners: Box<[u16]>,
 }
+
+/// Replicas of one master that are read from. With more there is nothing to win, and each costs connections.
+pub(super) const REPLICAS_MAX: usize = 3;
 
 /// In the place of the owner of a slot that nobody has.
 const NOBODY: u16 = u16::MAX;
@@ -66,22 +72,32 @@ impl Table {
     pub(super) fn of(mut ranges: Vec<Range>) -> Self {
         // Nodes tell the same in different orders.
         ranges.sort_by_key(|range| range.first);
-        let mut places = Vec::new();
+        let (mut places, mut replicas) = (Vec::new(), Vec::<Vec<Place>>::new());
         let mut known: HashMap<Place, u16> = HashMap::new();
         let mut owners = vec![NOBODY; SLOTS].into_boxed_slice();
         for range in &ranges {
             let owner = *known.entry(range.master.clone()).or_insert_with(|| {
                 places.push(range.master.clone());
+                replicas.push(vec![]);
                 (places.len() - 1) as u16
             });
+            let of_owner = &mut replicas[usize::from(owner)];
+            let news = range.replicas.iter().filter(|replica| !of_owner.contains(replica));
+            let news: Vec<Place> = news.take(REPLICAS_MAX.saturating_sub(of_owner.len())).cloned().collect();
+            of_owner.extend(news);
             owners[usize::from(range.first)..=usize::from(range.last)].fill(owner);
         }
-        Self { ranges, places, owners }
+        Self { ranges, places, replicas, owners }
     }
 
     /// Which of the places has the slot.
     pub(super) fn owner(&self, slot: u16) -> Option<usize> {
         Some(self.owners[usize::from(slot)]).filter(|owner| *owner != NOBODY).map(usize::from)
+    }
+
+    /// Whether the masters have the same slots, whoever copies them.
+    pub(super) fn has_same_owners(&self, other: &Self) -> bool {
+        self.places == other.places && self.owners == other.owners
     }
 
     /// Slots that nobody has.
@@ -96,15 +112,25 @@ pub(super) fn read_slots(reply: &Value, teller: &Place) -> Option<Vec<Range>> {
     let Value::Array(ranges) = reply else { return None };
     let read = |range: &Value| {
         let Value::Array(parts) = range else { return None };
-        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &parts[..] else { return None };
-        let [host, Value::Int(port), ..] = &master[..] else { return None };
+        let [Value::Int(first), Value::Int(last), master, replicas @ ..] = &parts[..] else { return None };
         let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
         if first > last || usize::from(last) >= SLOTS {
             return None;
         }
-        Some(Range { first, last, master: place(text(host)?, (*port).try_into().ok()?, teller)? })
+        let master = node(master, teller)?;
+        // Nodes tell the same in different orders. One that cannot be reached by what is said of it is not needed.
+        let mut replicas: Vec<Place> = replicas.iter().filter_map(|replica| node(replica, teller)).collect();
+        replicas.retain(|replica| *replica != master);
+        replicas.sort();
+        Some(Range { first, last, master, replicas })
     };
     ranges.iter().map(read).collect()
+}
+
+fn node(said: &Value, teller: &Place) -> Option<Place> {
+    let Value::Array(parts) = said else { return None };
+    let [host, Value::Int(port), ..] = &parts[..] else { return None };
+    place(text(host)?, (*port).try_into().ok()?, teller)
 }
 
 /// Where a node sends us instead.
@@ -166,6 +192,10 @@ mod tests {
         assert_eq!(slot_of(b"foo{bar"), crc16(b"foo{bar") % SLOTS as u16);
     }
 
+    fn of(first: u16, last: u16, master: Place, replicas: Vec<Place>) -> Range {
+        Range { first, last, master, replicas }
+    }
+
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.as_bytes().to_vec())
     }
@@ -180,10 +210,8 @@ mod tests {
         let teller = Place::tcp("here", 7000);
         for unnamed in [bulk(""), bulk("?"), Value::Nil] {
             let reply = Value::Array(vec![range(0, 5, bulk("10.0.0.1"), 7001), range(6, 16_383, unnamed, 7002)]);
-            let wanted = [
-                Range { first: 0, last: 5, master: Place::tcp("10.0.0.1", 7001) },
-                Range { first: 6, last: 16_383, master: Place::tcp("here", 7002) },
-            ];
+            let wanted =
+                [of(0, 5, Place::tcp("10.0.0.1", 7001), vec![]), of(6, 16_383, Place::tcp("here", 7002), vec![])];
             assert_eq!(read_slots(&reply, &teller).unwrap(), wanted);
         }
         for (address, wanted) in [("[::1]", "[::1]"), ("fe80::1", "fe80::1"), ("", "here"), ("?", "here"), ("h", "h")] {
@@ -194,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_table_knows_every_owner_and_every_gap() {
-        let range = |first, last, port| Range { first, last, master: Place::tcp("h", port) };
+        let range = |first, last, port| of(first, last, Place::tcp("h", port), vec![]);
         let table = Table::of(vec![range(10, 20, 2), range(0, 5, 1), range(100, 16_383, 1)]);
         assert_eq!(table.places, [Place::tcp("h", 1), Place::tcp("h", 2)]);
         let owners = [0, 5, 6, 9, 10, 20, 21, 99, 100, 16_383].map(|slot| table.owner(slot));
@@ -202,6 +230,23 @@ mod tests {
         assert_eq!(owners, [one, one, None, None, two, two, None, None, one, one]);
         assert_eq!(table.unowned(), 4 + 79);
         assert_eq!(table.ranges, Table::of(vec![range(0, 5, 1), range(100, 16_383, 1), range(10, 20, 2)]).ranges);
+    }
+
+    #[test]
+    fn a_master_s_replicas_are_known_whoever_tells_of_them() {
+        let teller = Place::tcp("here", 7000);
+        let node = |host: &str, port| Value::Array(vec![bulk(host), Value::Int(port), bulk("id")]);
+        let said = |nodes: &[(&str, i64)]| {
+            let nodes = nodes.iter().map(|(host, port)| node(host, *port));
+            Value::Array(vec![Value::Array([Value::Int(0), Value::Int(5)].into_iter().chain(nodes).collect())])
+        };
+        let replicas = |ports: &[u16]| ports.iter().map(|port| Place::tcp("h", *port)).collect::<Vec<_>>();
+        let one = read_slots(&said(&[("h", 1), ("h", 4), ("h", 0), ("h", 3), ("h", 1)]), &teller).unwrap();
+        assert_eq!(one, [of(0, 5, Place::tcp("h", 1), replicas(&[3, 4]))]);
+        assert_eq!(read_slots(&said(&[("h", 1), ("h", 3), ("h", 4)]), &teller).unwrap(), one, "in any order");
+        let more = of(6, 9, Place::tcp("h", 1), replicas(&[4, 5, 6, 7]));
+        let table = Table::of([&one[..], &[more, of(10, 12, Place::tcp("h", 2), vec![])]].concat());
+        assert_eq!(table.replicas, [replicas(&[3, 4, 5]), vec![]]);
     }
 
     #[test]

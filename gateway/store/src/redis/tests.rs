@@ -10,6 +10,10 @@ fn open(url: &str) -> Redis {
     Redis::open(&url.parse().unwrap()).unwrap()
 }
 
+async fn run(redis: &Redis, commands: Commands) -> Vec<Result<Bytes, Trouble>> {
+    redis.run(commands, &Waits::until(Instant::now() + READ_LIFE)).await
+}
+
 fn commands(lines: &[&str]) -> Commands {
     let mut commands = Commands::default();
     for line in lines {
@@ -32,7 +36,7 @@ async fn commands_of_one_batch_are_answered_in_order_and_fail_alone() {
     server.command(&["ACL", "SETUSER", "reader", "on", ">pw", "~*", "+ping", "+get", "+hmget", "+hgetall"]);
     let redis = open(&server.url().replace("//", "//reader:pw@"));
     let asked = ["HMGET h b nothing a", "GET s", "HGETALL s", "HGETALL nobody", "LRANGE s 0 1", "GET h", "GET s"];
-    let replies = redis.run(commands(&asked)).await;
+    let replies = run(&redis, commands(&asked)).await;
     let hash = said("*3\r\n$1\r\n2\r\n$-1\r\n$1\r\n1\r\n");
     let (wrong, not_allowed) = (Err(Trouble::WrongType), Err(Trouble::Permission));
     let (nobody, text) = (said("*0\r\n"), said("$4\r\ntext\r\n"));
@@ -40,7 +44,7 @@ async fn commands_of_one_batch_are_answered_in_order_and_fail_alone() {
     let counters = redis.counters();
     assert_eq!((counters.store_batches.get(), counters.store_keys.get()), (1, 7));
     assert_eq!((counters.troubles(Trouble::WrongType), counters.troubles(Trouble::Permission)), (1, 1));
-    assert_eq!(redis.run(Commands::default()).await, []);
+    assert_eq!(run(&redis, Commands::default()).await, []);
     assert_eq!(counters.store_batches.get(), 1);
 }
 
@@ -51,12 +55,12 @@ async fn a_batch_of_commands_to_a_frozen_server_ends_in_time() {
     redis.settled().await.unwrap();
     server.freeze();
     let began = Instant::now();
-    let mut last = redis.run(commands(&["GET a", "GET b"])).await;
+    let mut last = run(&redis, commands(&["GET a", "GET b"])).await;
     assert_eq!(last, [Err(Trouble::Timeout), Err(Trouble::Timeout)]);
     assert!(began.elapsed() < READ_LIFE * 2, "{:?}", began.elapsed());
     while last[0] != Err(Trouble::Breaker) {
         assert!(began.elapsed() < READ_LIFE * 20);
-        last = redis.run(commands(&["GET a"])).await;
+        last = run(&redis, commands(&["GET a"])).await;
     }
 }
 
@@ -77,7 +81,7 @@ async fn commands_go_to_the_nodes_that_have_their_keys() {
         key => Ok(Bytes::from(format!("*2\r\n${}\r\n{key}\r\n$-1\r\n", key.len()))),
     };
     let wanted: Vec<_> = keys.iter().map(wanted).collect();
-    assert_eq!(redis.run(commands(&lines)).await, wanted);
+    assert_eq!(run(&redis, commands(&lines)).await, wanted);
     let counters = redis.counters();
     assert_eq!((counters.store_batches.get(), counters.store_keys.get()), (1, 60));
     assert_eq!(counters.troubles(Trouble::WrongType), 1);
@@ -94,10 +98,10 @@ async fn commands_go_to_the_nodes_that_have_their_keys() {
     cluster.begin_to_move(slot, from, to);
     cluster.move_key(b"{t}2", from, to);
     let both = [said("*1\r\n$1\r\n2\r\n"), said("*1\r\n$1\r\n1\r\n")];
-    assert_eq!(redis.run(commands(&["HMGET {t}2 f", "HMGET {t}1 f"])).await, both);
+    assert_eq!(run(&redis, commands(&["HMGET {t}2 f", "HMGET {t}1 f"])).await, both);
     cluster.move_key(b"{t}1", from, to);
     cluster.end_move(slot, from, to);
-    assert_eq!(redis.run(commands(&["HMGET {t}2 f", "HMGET {t}1 f"])).await, both);
+    assert_eq!(run(&redis, commands(&["HMGET {t}2 f", "HMGET {t}1 f"])).await, both);
     assert_eq!(counters.redirects.get(), 3);
 }
 
@@ -115,7 +119,7 @@ async fn the_last_clone_takes_all_connections_and_tasks_with_it() {
         let clone = redis.clone();
         crate::common::until("all are connected", async || servers.iter().all(|s| connected(s) == 2)).await;
         drop(redis);
-        assert_eq!(clone.run(commands(&["GET a"])).await, [said("$-1\r\n")]);
+        assert_eq!(run(&clone, commands(&["GET a"])).await, [said("$-1\r\n")]);
         drop(clone);
         crate::common::until("all have hung up", async || servers.iter().all(|s| connected(s) == 0)).await;
     }
@@ -132,14 +136,17 @@ async fn a_frozen_node_cannot_take_the_places_of_the_others() {
     alone.freeze();
     cluster.nodes[0].freeze();
     for (redis, busy) in [(&one, 0), (&many, 100)] {
-        let ask = || redis.run(commands(&[&format!("GET {own}")]));
+        let ask = || run(redis, commands(&[&format!("GET {own}")]));
         let asked = futures::future::join_all((0..PIPELINES_MAX + 100).map(|_| ask()));
         tokio::pin!(asked);
         assert!((&mut asked).now_or_never().is_none());
         assert_eq!(redis.counters().troubles(Trouble::Busy), busy);
         if busy > 0 {
             let both = [Bytes::from(own.clone()), Bytes::from(other.clone())];
-            assert_eq!(redis.read(&both).await, [Answer::Failed(Trouble::Busy), Answer::Nothing]);
+            assert_eq!(
+                redis.read(&both, &Waits::until(Instant::now())).await,
+                [Answer::Failed(Trouble::Busy), Answer::Nothing]
+            );
         }
         assert!(asked.await.iter().all(|replies| replies[0].is_err()));
     }

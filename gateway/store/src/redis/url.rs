@@ -46,13 +46,11 @@ pub(super) fn read(text: &str) -> Result<RedisAddress, AddressError> {
     };
     let path = parts.path.trim_matches('/');
     let port = if matches!(scheme, Scheme::Sentinel) { SENTINEL_PORT } else { SERVER_PORT };
-    let mut nodes = Vec::new();
-    if !matches!(scheme, Scheme::Socket) {
-        for (i, host) in hosts.split(',').enumerate() {
-            let what = || AddressError::new(format!("host {} of the list is not host or host:port", i + 1));
-            nodes.push(read_host(host, port).ok_or_else(what)?);
-        }
-    }
+    let nodes = if matches!(scheme, Scheme::Socket) { vec![] } else { read_hosts(hosts, port, "the list")? };
+    let replicas = match scheme {
+        Scheme::Single => query.take("replicas").map(|hosts| read_hosts(&hosts, port, "replicas=")).transpose()?,
+        _ => None,
+    };
     let (layout, db) = match scheme {
         Scheme::Single => (RedisLayout::Single, path.to_owned()),
         Scheme::Cluster => (RedisLayout::Cluster, path.to_owned()),
@@ -77,7 +75,7 @@ pub(super) fn read(text: &str) -> Result<RedisAddress, AddressError> {
         db => db.parse().map_err(|_| AddressError::new("the database is no number"))?,
     };
     query.finish()?;
-    Ok(RedisAddress { layout, nodes, db, login, tls })
+    Ok(RedisAddress { layout, nodes, replicas: replicas.unwrap_or_default(), db, login, tls })
 }
 
 fn wrong<T>(what: impl Into<String>) -> Result<T, AddressError> {
@@ -127,6 +125,14 @@ fn read_login(text: &str) -> Result<RedisLogin, AddressError> {
     };
     let password = password.map(|password| decoded(password, "the password")).transpose()?;
     Ok(RedisLogin { username, password })
+}
+
+fn read_hosts(text: &str, default_port: u16, list: &str) -> Result<Vec<(String, u16)>, AddressError> {
+    let read = |(i, host)| {
+        let what = || AddressError::new(format!("host {} of {list} is not host or host:port", i + 1));
+        read_host(host, default_port).ok_or_else(what)
+    };
+    text.split(',').enumerate().map(read).collect()
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
@@ -203,8 +209,8 @@ impl Query {
         match self.0.is_empty() {
             true => Ok(()),
             false => wrong(
-                "an unknown key after ?; there are ca, cert and key (with TLS), db, user and pass (unix socket), \
-                 sentinel_user and sentinel_password (sentinels)",
+                "an unknown key after ?; there are replicas (one server), ca, cert and key (with TLS), db, user and pass \
+                 (unix socket), sentinel_user and sentinel_password (sentinels)",
             ),
         }
     }
@@ -227,6 +233,10 @@ mod tests {
         let good = [
             ("redis://localhost", plain.clone()),
             ("redis://localhost/", plain.clone()),
+            (
+                "redis://localhost/3?replicas=a:1,[::1]",
+                RedisAddress { db: 3, replicas: nodes(&[("a", 1), ("::1", 6379)]), ..plain.clone() },
+            ),
             ("redis://[::1]:7000/3", RedisAddress { db: 3, ..RedisAddress::single("::1", 7000) }),
             ("redis://u:p%40%3A%2F%3F%23%25@localhost", RedisAddress { login: full.clone(), ..plain.clone() }),
             ("redis://:a@b@localhost", RedisAddress { login: RedisLogin::new(None, Some("a@b")), ..plain.clone() }),
@@ -252,6 +262,7 @@ mod tests {
                 RedisAddress {
                     layout: RedisLayout::Socket("/run/my redis.sock".into()),
                     nodes: vec![],
+                    replicas: vec![],
                     db: 2,
                     login: full.clone(),
                     tls: None,
@@ -262,6 +273,7 @@ mod tests {
                 RedisAddress {
                     layout: RedisLayout::Cluster,
                     nodes: nodes(&[("a.b", 1), ("c_d", 6379), ("::1", 2)]),
+                    replicas: vec![],
                     db: 0,
                     login: full.clone(),
                     tls: Some(tls),
@@ -280,6 +292,7 @@ mod tests {
                 RedisAddress {
                     layout: sentinel(full),
                     nodes: nodes(&[("a", 26379)]),
+                    replicas: vec![],
                     db: 4,
                     login: RedisLogin::new(None, Some("pw")),
                     tls: None,
@@ -315,6 +328,8 @@ mod tests {
             ("redis://:xyzzy@localhost/-1", "database"),
             ("redis://localhost?password=xyzzy", "unknown key"),
             ("redis://localhost?ca=xyzzy", "unknown key"),
+            ("redis://localhost?replicas=a,xyzzy:x", "host 2 of replicas="),
+            ("redis-cluster://localhost?replicas=xyzzy", "unknown key"),
             ("redis://localhost#insecure", "TLS"),
             ("rediss://localhost#xyzzy", "insecure"),
             ("rediss://localhost?cert=xyzzy", "key="),
