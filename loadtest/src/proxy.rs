@@ -147,18 +147,21 @@ impl Proxy {
         if !upstream.ip().is_loopback() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{upstream} is not on loopback")));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, told) = watch::channel(Orders::default());
         let tally = Arc::<Tally>::default();
         let (stop, stopped) = oneshot::channel();
-        let accept = accept(listener, upstream, seed, told, tally.clone());
+        let accepted = tally.clone();
         // The tasks of the connections end with the runtime, and the runtime with the thread.
         let thread = std::thread::Builder::new().name("fault-proxy".to_owned()).spawn(move || {
             runtime.block_on(async {
+                // Fails when tokio cannot watch the socket: then nobody is ever answered.
+                let Ok(listener) = TcpListener::from_std(listener) else { return };
                 tokio::select! {
-                    () = accept => {}
+                    () = accept(listener, upstream, seed, told, accepted) => {}
                     _ = stopped => {}
                 }
             });

@@ -71,9 +71,10 @@ fn without_faults_every_byte_passes_and_is_counted() {
     stream.read_exact(&mut came).unwrap();
     writer.join().unwrap();
     assert!(came == sent, "in order");
+    let million = 1_000_000;
+    eventually("what was passed on is counted", || proxy.counts().reply_bytes == million);
     let counts = proxy.counts();
     let replies = counts.replies;
-    let million = 1_000_000;
     let wanted = Counts { connections: 1, open: 1, request_bytes: million, replies, reply_bytes: million, struck: 0 };
     assert_eq!(counts, wanted);
     drop(stream);
@@ -228,6 +229,13 @@ fn when_it_is_dropped_nothing_is_left() {
     drop(proxy);
     assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[tokio::test]
+async fn it_starts_and_ends_within_another_runtime() {
+    let proxy = proxy();
+    proxy.inject(Fault::late(Duration::from_millis(3)), Share::ALL);
+    assert_eq!(exchange(&mut connect(&proxy), b"x").0, b"x");
 }
 
 #[test]
