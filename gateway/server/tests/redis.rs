@@ -1,5 +1,5 @@
-//! A gateway over a real Redis that `weir load` has filled: what it answers while the server is well, frozen,
-//! killed, empty, not there yet, or holds rubbish.
+//! A gateway over a real Redis that `weir load` has filled: what it answers while the server is well, frozen or not
+//! there yet. Other faults are in `faults/`.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -12,22 +12,20 @@ mod harness;
 mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::redis::RedisServer;
-use harness::{Setup, column, eventually, flights, http_get, post, texts};
-use stored::{filled, load, never_fresh, provenances, route, told, value, wire};
+use harness::{Setup, eventually, flights, http_get, post, texts};
+use stored::{
+    filled, load, never_fresh, on_a_port_of_its_own, one, provenances, route, told, unhurried, value, values, wire,
+};
 use weir_domain::catalog::View;
 use weir_domain::{Cell, Column, FeatureType, Kind, Provenance, Value};
 use weir_journal::table::read_table;
 use weir_proto::v1;
 
-use Provenance::{
-    Cache, Computed, DefaultInvalid, DefaultLate, DefaultMissing, DefaultUnavailable, Expired, Invalid, Late, Missing,
-    Stale, Store, Unavailable,
-};
+use Provenance::{Cache, DefaultUnavailable, Expired, Late, Stale, Store, Unavailable};
 
 #[tokio::test]
 async fn every_entity_of_every_view_is_answered_as_by_the_embedded_store() {
@@ -164,78 +162,6 @@ async fn what_was_cached_outlives_the_store_as_stale_and_never_past_stale_for() 
 }
 
 #[tokio::test]
-async fn a_store_that_comes_back_empty_is_missing_and_its_defaults_are_never_taken_for_values() {
-    let mut server = on_a_port_of_its_own();
-    let setup = never_fresh(unhurried()).edit("catalog/views.toml", "negative_for_ms = 5000", "negative_for_ms = 0");
-    load(&setup, &server);
-    let gateway = setup.store(&server.url()).start().await;
-    let flight = || flights("", "JFK", &[("N14228", "UA", "LAX")]);
-    let real = gateway.get(flight()).await.expect("an answer");
-    let delay = |reply: &v1::GetFeaturesResponse| one(reply, "carrier:arr_delay_mean_7d_min");
-    let place = |reply: &v1::GetFeaturesResponse| one(reply, "destination:lat");
-    assert_eq!((delay(&real).0, place(&real).0), (Store, Store));
-    server.kill();
-    eventually("the cache stands in", async || {
-        let reply = gateway.get(flight()).await.expect("an answer");
-        assert_eq!(delay(&reply).1, delay(&real).1);
-        delay(&reply).0 == Stale && place(&reply).0 == Stale
-    })
-    .await;
-    server.start_again();
-    let default = (DefaultMissing, Value::F64(1.3));
-    eventually("it is found empty", async || {
-        let reply = gateway.get(flight()).await.expect("an answer");
-        place(&reply).0 == Missing && delay(&reply) == default
-    })
-    .await;
-    // Were the default cached, it would be what is left now.
-    server.kill();
-    eventually("nothing is left", async || {
-        let reply = gateway.get(flight()).await.expect("an answer");
-        let (was, value) = delay(&reply);
-        assert!([DefaultMissing, DefaultLate, DefaultUnavailable].contains(&was) && value == default.1, "{was:?}");
-        was == DefaultUnavailable && place(&reply).0 == Unavailable
-    })
-    .await;
-    server.start_again();
-    load(&gateway.setup, &server);
-    eventually("the data are back", async || {
-        let reply = gateway.get(flight()).await.expect("an answer");
-        delay(&reply) == delay(&real) && place(&reply) == place(&real)
-    })
-    .await;
-    gateway.stop().await;
-}
-
-#[tokio::test]
-async fn a_corrupt_row_or_one_of_another_schema_is_invalid_for_its_entity_alone() {
-    let (server, setup) = filled(unhurried());
-    let key = |dest: &str| format!("flights:route@1:s3:JFK:s3:{dest}");
-    server.command(&[b"SET", key("LAX").as_bytes(), b"\xff\x00 no row at all"]);
-    server.command(&["COPY", "flights:destination@1:s3:SFO", &key("SFO"), "REPLACE"]);
-    server.command(&["SET", &key("BOS"), ""]);
-    server.command(&[b"SETRANGE", key("SEA").as_bytes(), b"0", b"\xa5\x5a\xa5\x5a"]);
-    let gateway = setup.start().await;
-    let reply = gateway.get(route("JFK", &["LAX", "ORD", "SFO", "BOS", "MIA", "SEA"])).await.expect("an answer");
-    for column in &reply.columns {
-        let of = if column.name.starts_with("route:") { Invalid } else { Store };
-        assert_eq!(told(column), [of, Store, of, of, Store, of], "{}", column.name);
-    }
-    assert_eq!(gateway.metric("weir_store_invalid_rows_total ").await, 4.0);
-    let flight = flights("", "JFK", &[("N14228", "UA", "LAX"), ("N14228", "UA", "ORD")]);
-    let flight = gateway.get(flight).await.expect("an answer");
-    assert_eq!(told(column(&flight, "route:distance_mi"))[0], DefaultInvalid);
-    assert_eq!(value(wire(column(&flight, "route:distance_mi")), 0), Value::I64(748));
-    assert!(told(column(&flight, "route:distance_mi"))[1].is_real());
-    assert_eq!(told(column(&flight, "delay_risk:score")), [Computed; 2]);
-    // Rubbish is not kept: the next request sees the row that mends it.
-    load(&gateway.setup, &server);
-    let mended = gateway.get(route("JFK", &["LAX", "SFO", "BOS", "SEA"])).await.expect("an answer");
-    assert_eq!(told(column(&mended, "route:distance_mi")), [Store; 4]);
-    gateway.stop().await;
-}
-
-#[tokio::test]
 async fn a_gateway_starts_without_its_store_and_finds_it_when_it_comes() {
     let mut server = on_a_port_of_its_own();
     server.kill();
@@ -256,24 +182,6 @@ async fn a_gateway_starts_without_its_store_and_finds_it_when_it_comes() {
     gateway.stop().await;
 }
 
-/// The demo, with no service in a hurry.
-fn unhurried() -> Setup {
-    Setup::demo().edit("catalog/services.toml", "budget_ms = 50", "budget_ms = 10000")
-}
-
-/// A server that can be killed and started again: its port is below those that the kernel gives to outgoing
-/// connections and to port 0, so nobody takes it meanwhile.
-fn on_a_port_of_its_own() -> RedisServer {
-    static TRIED: AtomicU16 = AtomicU16::new(0);
-    let first = (std::process::id() % 200) as u16 * 100;
-    let server = (0..100).find_map(|_| {
-        let port = 11_000 + (first + TRIED.fetch_add(1, Ordering::Relaxed) % 100);
-        drop(TcpListener::bind(("127.0.0.1", port)).ok()?);
-        RedisServer::start_at(port, &[])
-    });
-    server.expect("one of a hundred ports is free")
-}
-
 /// Entities that the server was asked for, by its own count.
 fn lookups(server: &RedisServer) -> u64 {
     let stats = server.command(&["INFO", "stats"]);
@@ -286,16 +194,6 @@ fn lookups(server: &RedisServer) -> u64 {
 
 fn times(reply: &v1::GetFeaturesResponse) -> Vec<&[i64]> {
     reply.views.iter().map(|v| &*v.event_time_us).collect()
-}
-
-fn values(reply: &v1::GetFeaturesResponse) -> Vec<&v1::Values> {
-    reply.columns.iter().filter_map(|c| c.values.as_ref()).collect()
-}
-
-/// The first value of a column.
-fn one(reply: &v1::GetFeaturesResponse, name: &str) -> (Provenance, Value) {
-    let column = column(reply, name);
-    (told(column)[0], value(wire(column), 0))
 }
 
 /// One service for each view that gives all its features, by item.

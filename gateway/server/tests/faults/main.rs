@@ -15,10 +15,13 @@ mod stored;
 #[path = "../harness/wire.rs"]
 mod wire;
 
+mod corrupt;
 mod deadlines;
 mod frozen;
+mod killed;
 mod nonsense;
 mod oversize;
+mod severed;
 
 /// Nothing else runs on the machine (`make test-faults`): then figures of time may be held to what was promised.
 fn is_quiet() -> bool {

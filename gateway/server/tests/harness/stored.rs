@@ -1,12 +1,15 @@
 //! A Redis that `weir load` has filled, what to ask a gateway over it, and what its replies say.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses another part of it")]
 
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use weir_domain::{Kind, Provenance, Value};
 use weir_proto::v1;
 use weir_proto::v1::values::Kind as Wire;
 
 use crate::harness::redis::RedisServer;
-use crate::harness::{Setup, texts};
+use crate::harness::{Setup, column, texts};
 
 /// A Redis with everything the setup has, and the setup on it.
 pub fn filled(setup: Setup) -> (RedisServer, Setup) {
@@ -25,6 +28,24 @@ pub fn load(setup: &Setup, server: &RedisServer) {
 /// Every request asks the store and has a cached row to fall back on.
 pub fn never_fresh(setup: Setup) -> Setup {
     setup.edit("catalog/views.toml", "fresh_for_ms = 60000", "fresh_for_ms = 0")
+}
+
+/// The demo, with no service in a hurry.
+pub fn unhurried() -> Setup {
+    Setup::demo().edit("catalog/services.toml", "budget_ms = 50", "budget_ms = 10000")
+}
+
+/// A server that can be killed and started again: its port is below those that the kernel gives to outgoing
+/// connections and to port 0, so nobody takes it meanwhile.
+pub fn on_a_port_of_its_own() -> RedisServer {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 200) as u16 * 100;
+    let server = (0..100).find_map(|_| {
+        let port = 11_000 + (first + TRIED.fetch_add(1, Ordering::Relaxed) % 100);
+        drop(TcpListener::bind(("127.0.0.1", port)).ok()?);
+        RedisServer::start_at(port, &[])
+    });
+    server.expect("one of a hundred ports is free")
 }
 
 /// A request for routes from one origin.
@@ -74,4 +95,15 @@ pub fn value(values: &Wire, i: usize) -> Value {
             Value::List(Kind::F32, (start..v.ends[i]).map(|j| value(items, j as usize)).collect())
         }
     }
+}
+
+/// The values of all columns.
+pub fn values(reply: &v1::GetFeaturesResponse) -> Vec<&v1::Values> {
+    reply.columns.iter().filter_map(|c| c.values.as_ref()).collect()
+}
+
+/// The first value of a column.
+pub fn one(reply: &v1::GetFeaturesResponse, name: &str) -> (Provenance, Value) {
+    let column = column(reply, name);
+    (told(column)[0], value(wire(column), 0))
 }
