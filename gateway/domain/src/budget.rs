@@ -9,12 +9,9 @@ use crate::Refusal;
 /// this is a missing deadline.
 const GRANT_MAX: Duration = Duration::from_secs(60);
 
-/// Kept for completing, encoding and recording the answer: measured at 0.1 ms for 100 rows of 50 features,
-/// with room for a busy core.
-const ENCODE_RESERVE: Duration = Duration::from_micros(500);
-
-/// Share of a request's budget, in per cent, that the store leaves to transforms when there are any.
-const TRANSFORM_SHARE_PCT: u32 = 25;
+/// Share of what is left, in per cent, that the store gets whatever the stages behind it need: without rows they have
+/// nothing to do.
+const STORE_SHARE_MIN_PCT: u32 = 50;
 
 /// Time granted to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +32,26 @@ impl Budget {
         self.granted
     }
 
-    /// When, counted from the request's arrival, the store stage must be over.
-    pub fn store_until(self, transforms: usize) -> Duration {
-        let for_transforms = if transforms == 0 { Duration::ZERO } else { self.granted * TRANSFORM_SHARE_PCT / 100 };
-        self.granted.saturating_sub(ENCODE_RESERVE).saturating_sub(for_transforms)
+    /// When, counted from the request's arrival, waiting for the store must end: what is left after `elapsed`, less
+    /// what comes after it is known to need.
+    pub fn store_until(self, elapsed: Duration, after_waiting: Duration) -> Duration {
+        let left = self.granted.saturating_sub(elapsed);
+        let most = left * (100 - STORE_SHARE_MIN_PCT) / 100;
+        self.granted.saturating_sub(after_waiting.min(most))
     }
 
-    /// What the next of `steps` transforms may take after `elapsed`: an even share, so that a slow first one does
-    /// not eat the time of those behind it.
-    pub fn transform_slice(self, elapsed: Duration, steps: usize) -> Duration {
-        self.granted.saturating_sub(ENCODE_RESERVE).saturating_sub(elapsed) / steps.max(1) as u32
+    /// When, counted from the request's arrival, the last transform must be over.
+    pub fn transforms_until(self, finish: Duration) -> Duration {
+        self.granted.saturating_sub(finish)
+    }
+
+    /// What was left of the grant when each stage ended.
+    pub fn left(self, spent: Spent) -> Left {
+        let granted_us = u32::try_from(self.granted.as_micros()).unwrap_or(u32::MAX);
+        let plan_us = granted_us.saturating_sub(spent.plan_us);
+        let fetch_us = plan_us.saturating_sub(spent.fetch_us);
+        let transform_us = fetch_us.saturating_sub(spent.transform_us);
+        Left { plan_us, fetch_us, transform_us, answer_us: transform_us.saturating_sub(spent.answer_us) }
     }
 }
 
@@ -63,6 +70,19 @@ pub struct Spent {
     pub total_us: u32,
 }
 
+/// What was left of a request's time when each stage ended, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// After planning.
+    pub plan_us: u32,
+    /// After the cache and the store.
+    pub fetch_us: u32,
+    /// After the transforms.
+    pub transform_us: u32,
+    /// Before encoding.
+    pub answer_us: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,13 +98,20 @@ mod tests {
     }
 
     #[test]
-    fn stages_never_get_more_than_is_left() {
+    fn the_store_gets_what_is_left_less_what_comes_after_it_needs_but_half_at_least() {
         let budget = Budget::grant(None, 20 * MS).unwrap();
-        assert!(budget.store_until(0) < 20 * MS);
-        assert!(budget.store_until(2) < budget.store_until(0));
-        assert_eq!(budget.transform_slice(25 * MS, 2), Duration::ZERO);
-        assert!(budget.transform_slice(10 * MS, 2) * 2 <= 10 * MS);
-        let tiny = Budget::grant(Some(Duration::from_nanos(1)), 20 * MS).unwrap();
-        assert_eq!(tiny.store_until(3), Duration::ZERO);
+        assert_eq!(budget.store_until(Duration::ZERO, 3 * MS), 17 * MS);
+        assert_eq!(budget.store_until(12 * MS, 3 * MS), 17 * MS);
+        assert_eq!(budget.store_until(16 * MS, 3 * MS), 18 * MS);
+        assert_eq!(budget.store_until(Duration::ZERO, 30 * MS), 10 * MS);
+        assert_eq!(budget.store_until(25 * MS, 3 * MS), 20 * MS);
+        assert_eq!((budget.transforms_until(MS), budget.transforms_until(30 * MS)), (19 * MS, Duration::ZERO));
+    }
+
+    #[test]
+    fn what_is_left_falls_from_stage_to_stage_and_not_below_nothing() {
+        let budget = Budget::grant(None, MS).unwrap();
+        let spent = Spent { plan_us: 100, fetch_us: 700, transform_us: 150, answer_us: 90, total_us: 1_040 };
+        assert_eq!(budget.left(spent), Left { plan_us: 900, fetch_us: 200, transform_us: 50, answer_us: 0 });
     }
 }

@@ -10,14 +10,16 @@ mod answer;
 mod budget;
 mod column;
 mod gathered;
+mod need;
 mod provenance;
 mod refusal;
 mod request;
 
 pub use answer::{Answer, Record, RequestId, answer};
-pub use budget::{Budget, Spent};
+pub use budget::{Budget, Left, Spent};
 pub use column::{Blob, Column, FeatureType, Kind, Lists, Named, Value, WrongType};
 pub use gathered::{Cell, Gathered, Times};
+pub use need::{Need, Needs};
 pub use provenance::Provenance;
 pub use refusal::{Refusal, Violation};
 pub use request::{ITEMS_MAX, KEY_BYTES_MAX, Request};

@@ -21,7 +21,7 @@ pub enum Provenance {
 
     /// Default: the store has no such entity, or the entity has no such value.
     DefaultMissing = 16,
-    /// Default: the store's answer came too late for the budget.
+    /// Default: too late for the budget, as with [`Late`](Self::Late).
     DefaultLate = 17,
     /// Default: the stored bytes are not a row of this view's schema.
     DefaultInvalid = 18,
@@ -34,7 +34,7 @@ pub enum Provenance {
 
     /// No value: the store has no such entity, or the entity has no such value.
     Missing = 32,
-    /// No value: the store's answer came too late for the budget.
+    /// No value: too late for the budget: the store's answer, or a transform that what was left could not pay for.
     Late = 33,
     /// No value: the stored bytes are not a row of this view's schema.
     Invalid = 34,

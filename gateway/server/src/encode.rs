@@ -43,6 +43,7 @@ pub(crate) fn answer(answer: &Answer, meta: &Meta) -> Bytes {
 
 /// Everything but the columns.
 fn head(answer: &Answer, meta: &Meta) -> v1::GetFeaturesResponse {
+    let left = meta.budget.left(meta.spent);
     let views = answer.plan.reads.iter().zip(&answer.times).map(|(read, times)| view_times(read, times));
     v1::GetFeaturesResponse {
         request_id: meta.request_id.to_string(),
@@ -60,6 +61,10 @@ fn head(answer: &Answer, meta: &Meta) -> v1::GetFeaturesResponse {
             fetch_us: meta.spent.fetch_us,
             transform_us: meta.spent.transform_us,
             answer_us: meta.spent.answer_us,
+            plan_left_us: left.plan_us,
+            fetch_left_us: left.fetch_us,
+            transform_left_us: left.transform_us,
+            answer_left_us: left.answer_us,
         }),
         catalog_version: answer.plan.catalog.to_string(),
     }

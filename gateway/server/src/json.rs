@@ -345,13 +345,18 @@ struct BudgetSpent<'a>(&'a Meta);
 impl Serialize for BudgetSpent<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Meta { budget, spent, .. } = self.0;
-        let mut s = serializer.serialize_struct("Budget", 6)?;
+        let left = budget.left(*spent);
+        let mut s = serializer.serialize_struct("Budget", 10)?;
         s.serialize_field("granted_us", &(budget.granted().as_micros() as u64))?;
         s.serialize_field("total_us", &spent.total_us)?;
         s.serialize_field("plan_us", &spent.plan_us)?;
         s.serialize_field("fetch_us", &spent.fetch_us)?;
         s.serialize_field("transform_us", &spent.transform_us)?;
         s.serialize_field("answer_us", &spent.answer_us)?;
+        s.serialize_field("plan_left_us", &left.plan_us)?;
+        s.serialize_field("fetch_left_us", &left.fetch_us)?;
+        s.serialize_field("transform_left_us", &left.transform_us)?;
+        s.serialize_field("answer_left_us", &left.answer_us)?;
         s.end()
     }
 }

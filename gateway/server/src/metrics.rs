@@ -21,6 +21,9 @@ use crate::pipeline::Meta;
 /// Upper bounds in seconds, aimed at budgets: most are a few milliseconds, the interesting misses are near them.
 const BUCKETS: [f64; 13] = [0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
 
+/// Upper bounds as shares of what was granted: how close answers come, and how far beyond they go.
+const SHARES: [f64; 11] = [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.1, 1.5, 3.0];
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 fn histogram() -> Histogram {
@@ -68,6 +71,8 @@ pub struct Metrics {
     rows: Family<Service, Counter>,
     duration: Histograms<Service>,
     stages: Histograms<Stage>,
+    /// As plan, fetch, transform and answer end.
+    burnt: [Histogram; 4],
     values: Family<Value, Counter>,
     refusals: Family<Reason, Counter>,
     unlogged: Family<Reason, Counter>,
@@ -91,6 +96,11 @@ impl Default for Metrics {
         );
         let stages = Histograms::new_with_constructor(histogram as fn() -> Histogram);
         registry.register("stage_duration_seconds", "Time spent per stage of the pipeline", stages.clone());
+        let burning = Family::<Stage, Histogram, _>::new_with_constructor(|| Histogram::new(SHARES));
+        let burnt =
+            ["plan", "fetch", "transform", "answer"].map(|stage| burning.get_or_create(&Stage { stage }).clone());
+        let help = "Share of the granted time that was gone when a stage of the pipeline ended";
+        registry.register("budget_spent_ratio", help, burning);
         let values = Family::default();
         registry.register("values", "Served values by where they came from", values.clone());
         let refusals = Family::default();
@@ -107,7 +117,20 @@ impl Default for Metrics {
         registry.register("transform_calls", "Calls of transforms by outcome", transforms.clone());
         let reloads = Family::default();
         registry.register("config_reloads", "Attempts to reload the configuration by outcome", reloads.clone());
-        Self { registry, requests, rows, duration, stages, values, refusals, unlogged, fallbacks, transforms, reloads }
+        Self {
+            registry,
+            requests,
+            rows,
+            duration,
+            stages,
+            burnt,
+            values,
+            refusals,
+            unlogged,
+            fallbacks,
+            transforms,
+            reloads,
+        }
     }
 }
 
@@ -124,6 +147,12 @@ impl Metrics {
         let spent = meta.spent;
         for (stage, us) in [("plan", spent.plan_us), ("fetch", spent.fetch_us), ("transform", spent.transform_us)] {
             self.stages.get_or_create(&Stage { stage }).observe(f64::from(us) / 1e6);
+        }
+        let granted = meta.budget.granted().as_secs_f64() * 1e6;
+        let mut gone_us = 0;
+        for (burnt, us) in self.burnt.iter().zip([spent.plan_us, spent.fetch_us, spent.transform_us, spent.answer_us]) {
+            gone_us += us;
+            burnt.observe(f64::from(gone_us) / granted);
         }
         let mut counts = [0u64; 64];
         for provenance in answer.cells.iter().flat_map(|c| &c.provenance) {

@@ -60,16 +60,23 @@ pub async fn run(
 
     // From here on every caller gets an answer.
     let mut gathered = Gathered { cells: std::mem::take(&mut bound.cells), times: Vec::new() };
-    fetch(gateway, &snapshot, &plan, &bound, arrival.at + budget.store_until(plan.steps.len()), &mut gathered).await;
+    let due = arrival.at + budget.store_until(watch.elapsed(), plan.needs.after_waiting());
+    let was_cut = fetch(gateway, &snapshot, &plan, &bound, due, &mut gathered).await;
     watch.lap(|s| &mut s.fetch_us);
-    transform::run(gateway, &snapshot, &plan, bound.rows, budget, arrival.at, &mut gathered).await;
+    if was_cut {
+        plan.needs.after_store.took(watch.last - due);
+    }
+    let until = arrival.at + budget.transforms_until(plan.needs.finish.get());
+    transform::run(gateway, &snapshot, &plan, bound.rows, until, &mut gathered).await;
     watch.lap(|s| &mut s.transform_us);
-    let answer = answer(plan, bound.rows, assignment, gathered);
+    let (plan, computed_at) = (&plan, watch.last);
+    let answer = answer(Arc::clone(plan), bound.rows, assignment, gathered);
     watch.lap(|s| &mut s.answer_us);
 
     let meta = Meta { request_id: RequestId(Uuid::now_v7().as_u128()), budget, spent: watch.total() };
     let bytes = encode(&answer, &meta);
     record(gateway, meta, bound.keys, answer);
+    plan.needs.finish.took(computed_at.elapsed());
     Ok(bytes)
 }
 
@@ -90,13 +97,13 @@ async fn fetch(
     bound: &Bound,
     deadline: Instant,
     into: &mut Gathered,
-) {
+) -> bool {
     let max_stale = match (bound.max_stale, plan.max_stale) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
     let limits = Limits { deadline, now_us: gateway.clock.now_us(), max_stale };
-    snapshot.store.fetch(plan, bound, limits, into).instrument(debug_span!("fetch", reads = plan.reads.len())).await;
+    snapshot.store.fetch(plan, bound, limits, into).instrument(debug_span!("fetch", reads = plan.reads.len())).await
 }
 
 fn record(gateway: &Gateway, meta: Meta, keys: Vec<weir_domain::Column>, answer: Answer) {

@@ -176,6 +176,36 @@ async fn a_deadline_is_the_least_that_anybody_gives() {
 }
 
 #[tokio::test]
+async fn a_reply_says_what_each_stage_spent_and_left_of_the_budget() {
+    let gateway = Setup::demo().start().await;
+    let reply = gateway.get(flights("u", "JFK", &candidates(20))).await.expect("an answer");
+    let budget = reply.budget.expect("a budget");
+    let stages = [
+        (budget.plan_us, budget.plan_left_us),
+        (budget.fetch_us, budget.fetch_left_us),
+        (budget.transform_us, budget.transform_left_us),
+        (budget.answer_us, budget.answer_left_us),
+    ];
+    let mut left = budget.granted_us;
+    for (spent, then_left) in stages {
+        left -= spent;
+        assert_eq!(then_left, left, "{budget:?}");
+    }
+    assert!(budget.transform_us > 0 && left > 0 && left.abs_diff(budget.granted_us - budget.total_us) <= 4);
+
+    let body = r#"{"service":"route_card","items":{"origin":["JFK"],"dest":["LAX"]}}"#;
+    let budget = post(gateway.listen(), "/v1/features", body).await.1["budget"].clone();
+    let number = |key: &str| budget[key].as_u64().unwrap_or_else(|| panic!("{key} in {budget}"));
+    assert_eq!(number("plan_left_us"), number("granted_us") - number("plan_us"));
+    assert_eq!(number("answer_left_us"), number("transform_left_us") - number("answer_us"));
+    for stage in ["plan", "fetch", "transform", "answer"] {
+        let count = format!("weir_budget_spent_ratio_count{{stage=\"{stage}\"}} ");
+        assert_eq!(gateway.metric(&count).await, 2.0, "{stage}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn requests_are_counted_where_operators_look() {
     let gateway = Setup::demo().start().await;
     gateway.get(flights("u", "JFK", &candidates(2))).await.expect("an answer");

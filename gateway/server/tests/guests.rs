@@ -17,7 +17,7 @@ use weir_domain::Provenance;
 use weir_domain::catalog::Mistake;
 use weir_proto::v1;
 
-use Provenance::{Computed, DefaultTransform, TransformError};
+use Provenance::{Computed, DefaultLate, DefaultTransform, Late, TransformError};
 
 /// What the guest is told to do, as its source numbers it.
 const BEHAVE: i64 = 0;
@@ -28,6 +28,7 @@ const RECURSE: i64 = 4;
 const OVERSIZE: i64 = 5;
 const MALFORM: i64 = 6;
 const REFUSE: i64 = 14;
+const DAWDLE: i64 = 22;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hostile_guest_costs_its_own_values_and_nothing_else() {
@@ -118,6 +119,46 @@ async fn a_guest_that_keeps_failing_is_refused_at_once_until_it_recovers() {
 }
 
 #[tokio::test]
+async fn a_transform_that_what_is_left_cannot_pay_for_is_not_started() {
+    // Less than what the guest is then known to take, whatever the machine.
+    const HURRY_MS: u64 = 5;
+    let gateway = with_hostile(Setup::demo(), 10_000).start().await;
+    let healthy = ask(&gateway, BEHAVE).await;
+    let in_a_hurry = async || {
+        let mut request = tonic::Request::new(question(DAWDLE));
+        request.metadata_mut().insert("x-request-timeout-ms", HURRY_MS.into());
+        // On a busy machine the time may be over before it begins.
+        gateway.client.clone().get_features(request).await.ok().map(|reply| reply.into_inner())
+    };
+    let reply = in_a_hurry().await;
+    assert!(reply.is_none_or(|r| hostile(&r)[0] != Computed), "it does take longer");
+    for _ in 0..44 {
+        let reply = ask(&gateway, DAWDLE).await;
+        assert_eq!(hostile(&reply), [Computed; 4]);
+    }
+    let (started, forbidden) = (calls(&gateway, "slice").await, calls(&gateway, "no_time").await);
+    eventually("it is not started", async || {
+        in_a_hurry().await.is_some_and(|reply| {
+            assert_eq!(hostile(&reply), [DefaultLate, DefaultLate, Late, Late]);
+            true
+        })
+    })
+    .await;
+    assert_eq!(calls(&gateway, "slice").await, started);
+    assert_eq!(calls(&gateway, "no_time").await, forbidden + 1.0);
+    // Who has the time is served as ever, and who has not makes it known in the end: something may have changed.
+    let reply = ask(&gateway, BEHAVE).await;
+    assert_eq!(hostile(&reply), [Computed; 4]);
+    assert_unhurt(&reply, &healthy);
+    eventually("it is tried again", async || {
+        in_a_hurry().await;
+        calls(&gateway, "slice").await > started
+    })
+    .await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_component_that_is_not_what_the_catalog_says_keeps_the_gateway_from_starting() {
     let transforms = "catalog/transforms.toml";
     let crosswind = "component = \"plugins/crosswind.wasm\"\n";
@@ -203,10 +244,14 @@ const OUTPUTS: [&str; 4] = ["hostile:value", "hostile:text", "hostile:flag", "ho
 
 /// Two flights, and what the guest is to do.
 async fn ask(gateway: &Running, mode: i64) -> v1::GetFeaturesResponse {
+    gateway.get(question(mode)).await.expect("an answer")
+}
+
+fn question(mode: i64) -> v1::GetFeaturesRequest {
     let mut request = flights("", "JFK", &[("N14228", "UA", "LAX"), ("N24211", "UA", "SFO")]);
     let kind = v1::values::Kind::Int64s(v1::Int64s { values: vec![mode] });
     request.features.push(v1::Column { name: "mode".to_owned(), values: Some(v1::Values { kind: Some(kind) }) });
-    gateway.get(request).await.expect("an answer")
+    request
 }
 
 /// Where the guest's values come from; both rows' are from the same place.

@@ -58,6 +58,8 @@ pub struct Hashes {
     pub found: Vec<HashFound>,
     /// By ask: the entity of each row.
     pub rows: Vec<Vec<u32>>,
+    /// The deadline cut it short.
+    pub was_cut: bool,
 }
 
 /// What became of one entity's row.
@@ -112,34 +114,35 @@ impl Store {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Fills the slots of the plan's reads and the times of each read.
+    /// Fills the slots of the plan's reads and the times of each read; whether the deadline cut it short.
     ///
     /// May be dropped at any moment: a read it began goes on and fills the cache.
-    pub async fn fetch(&self, plan: &Plan, bound: &Bound, limits: Limits, into: &mut Gathered) {
+    pub async fn fetch(&self, plan: &Plan, bound: &Bound, limits: Limits, into: &mut Gathered) -> bool {
         let wanted = Wanted::of(plan, bound, &self.shared.namespace, &self.shared.hasher);
-        let mut found = match &self.shared.backend {
-            Backend::Embedded(embedded) => self.shared.memory_rows(embedded, &wanted),
+        let (mut found, was_cut) = match &self.shared.backend {
+            Backend::Embedded(embedded) => (self.shared.memory_rows(embedded, &wanted), false),
             Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
         };
         if wanted.has_nobody {
             found.push(Found::Hole(Provenance::Missing));
         }
         decode::fill(plan, &wanted, &found, limits.now_us, into);
+        was_cut
     }
 
     /// Reads rows of Feast hashes; where they are kept and how long it may take is the same as for [`fetch`](Self::fetch).
     pub async fn fetch_hashes(&self, asks: &[HashAsk], limits: Limits) -> Hashes {
         let wanted = Wanted::of_hashes(asks, &self.shared.hasher);
-        let found = match &self.shared.backend {
+        let (found, was_cut) = match &self.shared.backend {
             // Hashes live in Redis: nobody put any in here.
-            Backend::Embedded(_) => vec![Found::Hole(Provenance::Missing); wanted.len()],
+            Backend::Embedded(_) => (vec![Found::Hole(Provenance::Missing); wanted.len()], false),
             Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
         };
         let found = found.into_iter().map(|found| match found {
             Found::Row { row, provenance, age_ms } => HashFound::Row { row: row.bytes().clone(), provenance, age_ms },
             Found::Hole(provenance) => HashFound::Hole(provenance),
         });
-        Hashes { found: found.collect(), rows: wanted.rows }
+        Hashes { found: found.collect(), rows: wanted.rows, was_cut }
     }
 
     /// What the store counted so far.
@@ -196,18 +199,18 @@ impl Shared {
         }
     }
 
-    async fn through_cache(self: &Arc<Self>, redis: &Redis, wanted: &Wanted, limits: Limits) -> Vec<Found> {
+    async fn through_cache(self: &Arc<Self>, redis: &Redis, wanted: &Wanted, limits: Limits) -> (Vec<Found>, bool) {
         let landings = self.flights.landings();
         let now = Instant::now();
         let (mut found, asks) = self.look(wanted, limits, now);
         if asks.is_empty() {
-            return found;
+            return (found, false);
         }
         let (seats, read) = match self.board(redis, wanted, &asks, landings, limits, now) {
             Ok(boarded) => boarded,
             Err(why) => {
                 self.fall_back(wanted, asks, why, limits, &mut found);
-                return found;
+                return (found, false);
             }
         };
         let all = async {
@@ -219,7 +222,7 @@ impl Shared {
             }
         };
         // Out of time is no error here: each seat is asked for what it has.
-        let _ = timeout_at(limits.deadline, all).await;
+        let was_cut = timeout_at(limits.deadline, all).await.is_none();
         let mut unanswered = Vec::new();
         for (ask, seat) in asks.into_iter().zip(seats) {
             let entity = ask.entity;
@@ -237,7 +240,7 @@ impl Shared {
             };
         }
         self.serve_stale(wanted, unanswered, limits, &mut found);
-        found
+        (found, was_cut)
     }
 
     /// Asks the cache for everything that is wanted.

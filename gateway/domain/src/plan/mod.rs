@@ -13,7 +13,7 @@ pub use compile::{PlanSet, compile};
 
 use crate::catalog::{Fallback, Feature, JoinKey, KeyType, Scope, Transform, View};
 use crate::feast::HashRead;
-use crate::{FeatureType, Value};
+use crate::{FeatureType, Needs, Value};
 
 /// How to answer one service under one combination of arms.
 #[derive(Debug, PartialEq)]
@@ -42,6 +42,8 @@ pub struct Plan {
     pub fallback: Option<Fallback>,
     /// The model that an arm pins, if one does.
     pub model: Option<Arc<str>>,
+    /// What its stages need, as learnt so far: the only thing in here that changes.
+    pub needs: Needs,
 }
 
 /// A join key of the request.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{HashSource, Key, Output, OutputSource, Plan, Read, ReadFeature, RequestSlot, Step};
 use crate::FeatureType;
+use crate::Needs;
 use crate::catalog::{Catalog, FeatureRef, Layout, Mistake, OnAbsent, Place, Scope, Service, Transform, View};
 use crate::experiment::{Arm, Experiment};
 
@@ -98,6 +99,7 @@ impl<'a> Compiler<'a> {
             keys: self.keys,
             request: self.request,
             reads: self.reads,
+            needs: Needs::of(self.steps.len()),
             steps: self.steps,
             outputs,
             slots: self.next_slot,

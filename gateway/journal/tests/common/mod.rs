@@ -96,6 +96,7 @@ pub fn plan(service: &str, catalog: &str, features: &[(&str, FeatureType)]) -> A
         max_stale: None,
         fallback: None,
         model: None,
+        needs: weir_domain::Needs::of(0),
     })
 }
 

@@ -10,7 +10,7 @@ use weir_domain::catalog::{
 };
 use weir_domain::experiment::{Assignment, Experiments};
 use weir_domain::plan::{self, Bound, Plan};
-use weir_domain::{Answer, Budget, Cell, FeatureType, Gathered, Provenance, answer};
+use weir_domain::{Answer, Cell, FeatureType, Gathered, Provenance, answer};
 use weir_feast::{ComputedColumn, Lookup, Raised, Rows, Semantics, cell_of, cell_value, loaded_as, weir_name};
 use weir_proto::feast::serving::FieldStatus;
 use weir_proto::feast::types::{Value, value_type::Enum as ValueType};
@@ -84,9 +84,9 @@ impl Computation {
         self.plan.catalog == catalog.version
     }
 
-    /// Transforms that run one after the other.
-    pub(crate) fn steps(&self) -> usize {
-        self.plan.steps.len()
+    /// What the transforms need that run one after the other.
+    pub(crate) fn need(&self) -> Duration {
+        self.plan.needs.from_step(0)
     }
 
     /// The entities and request data of a request, as the plan wants them.
@@ -119,11 +119,11 @@ impl Computation {
         Ok(Bound { rows: rows.count, keys, max_stale: None, cells })
     }
 
-    /// Reads what the transforms take; like any fetch it never fails.
-    pub(crate) async fn fetch(&self, snapshot: &Snapshot, bound: &mut Bound, limits: Limits) -> Gathered {
+    /// Reads what the transforms take; like any fetch it never fails, and says whether it was cut short.
+    pub(crate) async fn fetch(&self, snapshot: &Snapshot, bound: &mut Bound, limits: Limits) -> (Gathered, bool) {
         let mut gathered = Gathered { cells: std::mem::take(&mut bound.cells), times: Vec::new() };
-        snapshot.store.fetch(&self.plan, bound, limits, &mut gathered).await;
-        gathered
+        let was_cut = snapshot.store.fetch(&self.plan, bound, limits, &mut gathered).await;
+        (gathered, was_cut)
     }
 
     /// Runs the transforms; like any it never fails.
@@ -132,11 +132,10 @@ impl Computation {
         gateway: &Gateway,
         snapshot: &Snapshot,
         rows: usize,
-        budget: Budget,
-        arrived: tokio::time::Instant,
+        until: tokio::time::Instant,
         mut gathered: Gathered,
     ) -> Answer {
-        transform::run(gateway, snapshot, &self.plan, rows, budget, arrived, &mut gathered).await;
+        transform::run(gateway, snapshot, &self.plan, rows, until, &mut gathered).await;
         answer(Arc::clone(&self.plan), rows, Assignment::default(), gathered)
     }
 

@@ -19,6 +19,7 @@ use std::sync::{Arc, Once, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use weir_domain::Needs;
 use weir_domain::catalog::{Catalog, Freshness, Mistake};
 use weir_feast::{Lookup, Naming, Online, Options, Raised, Registry, Repo, Semantics, Topology, Wanted};
 use weir_store::{HashWriteSettings, HashWriter, RedisAddress, RedisLayout, RedisLogin, RedisTls, TlsCheck};
@@ -107,6 +108,8 @@ struct Lookups {
 /// References that were asked for before.
 pub(crate) struct Known {
     lookup: Lookup,
+    /// What the stages behind the store need, transforms aside.
+    pub(crate) needs: Needs,
     /// How their on-demand views are computed, once that was asked for under the present catalog.
     computation: ArcSwapOption<Computation>,
 }
@@ -219,7 +222,7 @@ impl Current {
         }
         let wanted = service.map_or(Wanted::Features(features), Wanted::Service);
         let lookup = Lookup::compile(&self.registry, wanted, full, &self.options)?;
-        let lookup = Arc::new(Known { lookup, computation: ArcSwapOption::empty() });
+        let lookup = Arc::new(Known { lookup, needs: Needs::of(0), computation: ArcSwapOption::empty() });
         let mut lookups = self.lookups.write().unwrap_or_else(PoisonError::into_inner);
         let weight = KNOWN_LIST_WEIGHT + lookup.reads.iter().map(|read| read.features.len()).sum::<usize>();
         if lookups.weight + weight > KNOWN_FEATURES_MAX {

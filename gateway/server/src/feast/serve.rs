@@ -2,8 +2,10 @@
 //! hashes whose values are handed on as they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tracing::{Instrument, debug_span};
 use uuid::Uuid;
 use weir_domain::feast::HashRow;
@@ -113,19 +115,32 @@ pub(crate) async fn online<'c>(
     let computation = lookup.computation(&snapshot.catalog, feast.config.budget)?;
     let mut bound = computation.as_ref().map(|computation| computation.bind(&rows)).transpose()?;
     let budget = Budget::grant(arrival.timeout, feast.config.budget)?;
-    let steps = computation.as_ref().map_or(0, |computation| computation.steps());
-    let limits =
-        Limits { deadline: arrival.at + budget.store_until(steps), now_us: gateway.clock.now_us(), max_stale: None };
+    let needs = &lookup.needs;
+    let after_waiting = needs.after_waiting() + computation.as_ref().map_or(Duration::ZERO, |c| c.need());
+    let deadline = arrival.at + budget.store_until(arrival.at.elapsed(), after_waiting);
+    let limits = Limits { deadline, now_us: gateway.clock.now_us(), max_stale: None };
 
     let asks = asks(&lookup, &mut rows);
     let fetch = snapshot.store.fetch_hashes(&asks, limits).instrument(debug_span!("fetch", reads = asks.len()));
-    let (hashes, computed) = match (&computation, &mut bound) {
+    let (hashes, gathered) = match (&computation, &mut bound) {
         (Some(computation), Some(bound)) => {
-            let (hashes, gathered) = tokio::join!(fetch, computation.fetch(&snapshot, bound, limits));
-            let answer = computation.run(gateway, &snapshot, rows.count, budget, arrival.at, gathered).await;
-            (hashes, Some((computation.columns(&answer, feast.config.semantics), answer)))
+            let (hashes, (gathered, was_cut)) = tokio::join!(fetch, computation.fetch(&snapshot, bound, limits));
+            (Hashes { was_cut: hashes.was_cut || was_cut, ..hashes }, Some((computation, gathered)))
         }
         _ => (fetch.await, None),
+    };
+    let mut gathered_at = Instant::now();
+    if hashes.was_cut {
+        needs.after_store.took(gathered_at - deadline);
+    }
+    let computed = match gathered {
+        Some((computation, gathered)) => {
+            let until = arrival.at + budget.transforms_until(needs.finish.get());
+            let answer = computation.run(gateway, &snapshot, rows.count, until, gathered).await;
+            gathered_at = Instant::now();
+            Some((computation.columns(&answer, feast.config.semantics), answer))
+        }
+        None => None,
     };
     let (hashes, old) = match &lookup.vectors {
         Some(_) => vectors::taken_apart(&lookup, hashes, limits.now_us)?,
@@ -146,6 +161,7 @@ pub(crate) async fn online<'c>(
         let spent = Spent { total_us: spent.as_micros() as u32, ..Spent::default() };
         record(gateway, &served, Meta { request_id: RequestId(Uuid::now_v7().as_u128()), budget, spent });
     }
+    needs.finish.took(gathered_at.elapsed());
     Ok((bytes, real))
 }
 

@@ -9,7 +9,7 @@ use super::serve::found;
 /// What was found of the vectors as what all reads would have found, and by entity whether it is too old.
 pub(super) fn taken_apart(lookup: &Lookup, hashes: Hashes, now_us: i64) -> Result<(Hashes, Vec<bool>), Raised> {
     let found: Vec<Found<'_>> = hashes.found.iter().map(found).collect();
-    let mut apart = Hashes { found: Vec::new(), rows: Vec::new() };
+    let mut apart = Hashes { found: Vec::new(), rows: Vec::new(), was_cut: hashes.was_cut };
     let mut old = Vec::new();
     for (vector, whole) in vectors(lookup, &found, now_us)?.into_iter().zip(&hashes.found) {
         let mut vector = vector.unwrap_or_default().into_iter();

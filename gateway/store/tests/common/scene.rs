@@ -88,6 +88,7 @@ pub fn plan_of(reads: Vec<(View, Scope)>) -> Plan {
         max_stale: None,
         fallback: None,
         model: None,
+        needs: weir_domain::Needs::of(0),
     }
 }
 
