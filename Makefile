@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-feast check advisories bench bench-feast scenarios plugins
+.PHONY: help demo test test-faults test-feast check advisories bench bench-feast scenarios freshness plugins
 .PHONY: setup-redis setup-h2load setup-wrk setup-python setup-feast
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
@@ -63,6 +63,10 @@ scenarios: setup-redis ## Play scenarios A to G and judge them (two cores, a qui
 	cargo build --release --locked -p weir -p weir-loadtest
 	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) crosswind
 	python3 loadtest/scenarios.py --out target/scenarios
+
+freshness: setup-redis setup-python ## Measure hit rate and age by how long rows are believed, into loadtest/README.md
+	cargo build --release --locked -p weir -p weir-loadtest
+	target/release/weir-loadtest freshness --readme loadtest/README.md --json target/freshness.json
 
 plugins: ## Build the example transforms into the demo
 	plugins/build.sh $(COMPONENTS) $(EXAMPLES)

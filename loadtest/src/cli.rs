@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{call, floor, load, raw_mget, report, run};
+use crate::{call, floor, freshness, load, raw_mget, report, run};
 
 /// Floors and closed-loop load for Weir, on loopback only. Results are one JSON object on stdout.
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ enum Command {
     Call(call::Call),
     /// Serve one fixed reply with bare tonic and prost: what a gateway cannot beat by much.
     Floor(floor::Floor),
+    /// Measure what a cache that believes rows for longer is worth, and what it costs.
+    Freshness(freshness::Freshness),
     /// Call GetFeatures as fast as the replies come.
     Load(load::Load),
     /// Read the same rows from Redis with a bare MGET.
@@ -35,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Floor(floor) => floor.run().map(|()| ExitCode::SUCCESS),
         Command::Load(load) => load.run().map(|()| ExitCode::SUCCESS),
         Command::RawMget(raw) => raw.run().map(|()| ExitCode::SUCCESS),
+        Command::Freshness(freshness) => freshness.run(),
         Command::Run(run) => run.run(),
     };
     match done {

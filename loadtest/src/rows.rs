@@ -24,7 +24,7 @@ const USERS: u32 = 1_000;
 /// Rows of one MSET: a megabyte or less of rows of 250 numbers.
 const ROWS_PER_COMMAND: usize = 500;
 /// Any time in the past does: no view has a ttl.
-const EVENT_TIME_US: i64 = 1_700_000_000_000_000;
+pub(crate) const EVENT_TIME_US: i64 = 1_700_000_000_000_000;
 const DOC: &str = "owner = \"load@example.com\"\ndescription = \"For a load test.\"\n";
 
 /// The catalog as text.
@@ -184,17 +184,21 @@ impl Redis {
     }
 }
 
-/// Draws and encodes the requests of a scenario.
-pub(crate) fn bodies(asks: &Asks, has_user: bool) -> Vec<Bytes> {
+/// Draws whom each request of a scenario asks for.
+pub(crate) fn drawn(asks: &Asks) -> Vec<Vec<u32>> {
     let mut random = Random::new(asks.seed);
     let popularity = match asks.zipf {
         Some(exponent) => Popularity::zipf(asks.entities, exponent),
         None => Popularity::Uniform(asks.entities),
     };
-    let bodies = (0..asks.bodies).map(|number| {
-        let ids: Vec<String> = (0..asks.items).map(|_| entity(popularity.draw(&mut random))).collect();
-        let user = has_user.then(|| format!("u{:07}", random.below(USERS)));
-        body(asks, number, ids, user)
+    (0..asks.bodies).map(|_| (0..asks.items).map(|_| popularity.draw(&mut random)).collect()).collect()
+}
+
+/// Encodes those requests.
+pub(crate) fn bodies(asks: &Asks, drawn: &[Vec<u32>], has_user: bool) -> Vec<Bytes> {
+    let bodies = drawn.iter().enumerate().map(|(number, ids)| {
+        let user = has_user.then(|| format!("u{:07}", number as u32 % USERS));
+        body(asks, number, ids.iter().map(|id| entity(*id)).collect(), user)
     });
     bodies.collect()
 }

@@ -103,7 +103,7 @@ struct Place {
 async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed> {
     let asks = &scenario.ask;
     let serve = scenario.serve.as_ref();
-    let bodies = rows::bodies(asks, serve.is_some_and(|s| s.user_features > 0));
+    let bodies = rows::bodies(asks, &rows::drawn(asks), serve.is_some_and(|s| s.user_features > 0));
     let traffic = Traffic {
         asks: asks.clone(),
         callers: Rc::new(Callers::new(place.listen, asks)),
@@ -178,7 +178,7 @@ async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed>
 }
 
 /// Plays the stretches and reads the gateway's counters every second and where a stretch ends.
-async fn watched(
+pub(crate) async fn watched(
     traffic: &Traffic,
     stretches: &[Stretch],
     admin: Option<SocketAddr>,

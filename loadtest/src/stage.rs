@@ -4,7 +4,7 @@
 //! Where there are two cores, the gateway has one to itself and the load, Redis and the proxy share the other.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,6 @@ const START: Duration = Duration::from_secs(60);
 /// A gateway that is told to stop seals its journal first.
 const STOP: Duration = Duration::from_secs(20);
 
-#[allow(dead_code, reason = "held until the scenario is over")]
 /// A running scenario. Fields are dropped in this order.
 pub(crate) struct Stage {
     pub(crate) gateway: Process,
@@ -70,6 +69,11 @@ impl Stage {
         if let Some(proxy) = &self.proxy {
             proxy.inject(Fault::late(late), Share::Replies(replies_share));
         }
+    }
+
+    /// Where the journal is, if there is one.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.dir.path().join("journal")
     }
 }
 
@@ -144,7 +148,7 @@ impl Drop for Process {
 
 /// Another process does not tell us when it is ready; we look a hundred times a second.
 #[allow(clippy::disallowed_methods, reason = "the condition is in another process, and the wait has a limit")]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Samples(pub(crate) Vec<(Duration, Metrics)>);
 
 impl Samples {
     /// What was counted between two moments of the run.
-    fn between(&self, from: Duration, to: Duration) -> Option<Metrics> {
+    pub(crate) fn between(&self, from: Duration, to: Duration) -> Option<Metrics> {
         let first = self.0.iter().rev().find(|(at, _)| *at <= from).or(self.0.first())?;
         let last = self.0.iter().find(|(at, _)| *at >= to).or(self.0.last())?;
         Some(last.1.since(&first.1))
