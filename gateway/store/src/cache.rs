@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::front::Front;
 use crate::row::Row;
 use crate::shape::Shape;
+use crate::wanted::Wanted;
 
 /// What an entry costs beside its key and its row: moka's own nodes, two reference counts and the entry.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -41,15 +42,21 @@ impl Default for CacheSettings {
 pub(crate) struct Entry {
     /// `None`: there is no such entity.
     pub(crate) row: Option<Bytes>,
-    read: Arc<ReadAt>,
+    pub(crate) read: Arc<ReadAt>,
 }
 
 /// When the last read that said so began: the row is at least as new as that. Shared by all copies of an entry.
 #[derive(Debug)]
-struct ReadAt {
+pub(crate) struct ReadAt {
     first: Instant,
     /// Microseconds after `first`.
     later_us: AtomicU64,
+}
+
+impl ReadAt {
+    pub(crate) fn at(&self) -> Instant {
+        self.first + Duration::from_micros(self.later_us.load(Relaxed))
+    }
 }
 
 impl Entry {
@@ -58,7 +65,7 @@ impl Entry {
     }
 
     pub(crate) fn read_at(&self) -> Instant {
-        self.read.first + Duration::from_micros(self.read.later_us.load(Relaxed))
+        self.read.at()
     }
 
     /// The store has said the same again: the entry is as new as that read. Far cheaper than to replace it.
@@ -85,6 +92,31 @@ pub(crate) enum Look {
     Nothing,
 }
 
+/// What an entry is good for, by its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Fresh,
+    Negative,
+    Old,
+    Nothing,
+}
+
+impl Standing {
+    fn of(has_row: bool, shape: &Shape, max_stale: Option<Duration>, now: Instant, read_at: Instant) -> Self {
+        let limits = shape.limits();
+        let age = now.saturating_duration_since(read_at);
+        if max_stale.is_some_and(|max| age > max) {
+            return Self::Nothing;
+        }
+        match has_row {
+            false if age < limits.negative_for => Self::Negative,
+            true if age < limits.fresh_for => Self::Fresh,
+            true if age <= limits.stale_for => Self::Old,
+            _ => Self::Nothing,
+        }
+    }
+}
+
 pub(crate) struct Cache {
     entries: moka::sync::Cache<Bytes, Entry, DefaultHashBuilder>,
     front: Front,
@@ -102,40 +134,65 @@ impl Cache {
         Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher }
     }
 
-    /// What is known about `key`, whose rows have this shape; nothing older than `max_stale` counts.
-    pub(crate) fn look(&self, key: &[u8], shape: &Shape, max_stale: Option<Duration>, now: Instant) -> Look {
-        let limits = shape.limits();
-        if limits.is_never() {
-            return Look::Nothing;
-        }
-        let Some(entry) = self.entry(key, now) else { return Look::Nothing };
-        let age = now.saturating_duration_since(entry.read_at());
-        if max_stale.is_some_and(|max| age > max) {
-            return Look::Nothing;
-        }
-        let Some(bytes) = entry.row.clone() else {
-            return if age < limits.negative_for { Look::Negative } else { Look::Nothing };
+    /// What is known about all that is wanted; nothing older than `max_stale` counts.
+    pub(crate) fn look_all(&self, wanted: &Wanted, max_stale: Option<Duration>, now: Instant) -> Vec<Look> {
+        let mut looks = Vec::with_capacity(wanted.len());
+        // Copies first, all of them in one go: what waits for memory then waits together.
+        let mut rows = Vec::new();
+        let copies: Vec<_> = match self.front.near(now) {
+            Some(near) => {
+                let copy = |entity| {
+                    let shape = wanted.shape(entity);
+                    if shape.limits().is_never() {
+                        return None;
+                    }
+                    let copy = near.find(wanted.hash(entity), wanted.key(entity))?;
+                    let read_at = copy.read.at();
+                    let standing = Standing::of(copy.row.is_some(), shape, max_stale, now, read_at);
+                    let from = rows.len();
+                    rows.extend_from_slice(copy.row.unwrap_or_default());
+                    let read = (standing == Standing::Old).then(|| copy.read.clone());
+                    Some((standing, from..rows.len(), read_at, read))
+                };
+                (0..wanted.len()).map(copy).collect()
+            }
+            None => vec![None; wanted.len()],
         };
-        let (fresh, servable) = (age < limits.fresh_for, age <= limits.stale_for);
-        if !fresh && !servable {
-            return Look::Nothing;
+        let rows = Bytes::from(rows);
+        for (entity, copy) in copies.into_iter().enumerate() {
+            let shape = wanted.shape(entity);
+            looks.push(match copy {
+                Some((Standing::Nothing, ..)) => Look::Nothing,
+                Some((Standing::Negative, ..)) => Look::Negative,
+                Some((standing, at, read_at, read)) => {
+                    let row = rows.slice(at);
+                    let entry = || read.map(|read| Entry { row: Some(row.clone()), read });
+                    look_at(row.clone(), standing, shape, now, read_at, entry)
+                }
+                None => self.look(wanted.key(entity), shape, max_stale, now),
+            });
         }
-        // Kept under another schema of the same view, before the catalog changed: of no use any more.
-        match shape.parse(bytes) {
-            Ok(row) if fresh => Look::Fresh(row, age),
-            Ok(row) => Look::Old(row, entry),
-            Err(_) => Look::Nothing,
-        }
+        looks
     }
 
-    fn entry(&self, key: &[u8], now: Instant) -> Option<Entry> {
-        let hash = self.hasher.hash_one(key);
-        if let Some(copy) = self.front.get(hash, key, now) {
-            return Some(copy);
+    /// What the cache itself knows about `key`, whose rows have this shape.
+    pub(crate) fn look(&self, key: &[u8], shape: &Shape, max_stale: Option<Duration>, now: Instant) -> Look {
+        if shape.limits().is_never() {
+            return Look::Nothing;
         }
-        let entry = self.entries.get(key)?;
-        self.front.put(hash, key, &entry, now);
-        Some(entry)
+        let hash = self.hasher.hash_one(key);
+        let mut near = self.front.near(now);
+        let stamp = near.as_ref().map(|near| near.stamp(hash));
+        let Some(entry) = self.entries.get(key) else { return Look::Nothing };
+        if let (Some(near), Some(stamp)) = (&mut near, stamp) {
+            near.put(hash, key, &entry, stamp);
+        }
+        let read_at = entry.read_at();
+        match (Standing::of(entry.row.is_some(), shape, max_stale, now, read_at), entry.row.clone()) {
+            (Standing::Negative, _) => Look::Negative,
+            (Standing::Nothing, _) | (_, None) => Look::Nothing,
+            (standing, Some(row)) => look_at(row, standing, shape, now, read_at, || Some(entry)),
+        }
     }
 
     /// Keeps what the store said. The caller has checked that a row has the shape.
@@ -166,6 +223,23 @@ impl Cache {
     pub(crate) fn entries(&self) -> u64 {
         self.entries.entry_count()
     }
+}
+
+/// A row that is fresh or old. One kept under another schema of the same view, before the catalog changed, is of no
+/// use any more.
+fn look_at(
+    row: Bytes,
+    standing: Standing,
+    shape: &Shape,
+    now: Instant,
+    read_at: Instant,
+    entry: impl FnOnce() -> Option<Entry>,
+) -> Look {
+    let Ok(row) = shape.parse(row) else { return Look::Nothing };
+    if standing == Standing::Fresh {
+        return Look::Fresh(row, now.saturating_duration_since(read_at));
+    }
+    entry().map_or(Look::Nothing, |entry| Look::Old(row, entry))
 }
 
 /// What is left of `max_stale` and `stale_for` now: whether a row read at `read_at` may still be served.

@@ -248,8 +248,7 @@ impl Shared {
         let mut found = Vec::with_capacity(wanted.len());
         let mut asks = Vec::new();
         let mut negatives = 0;
-        for entity in 0..wanted.len() {
-            let look = self.cache.look(wanted.key(entity), wanted.shape(entity), limits.max_stale, now);
+        for (entity, look) in self.cache.look_all(wanted, limits.max_stale, now).into_iter().enumerate() {
             found.push(match look {
                 Look::Fresh(row, age) => Found::Row { row, provenance: Provenance::Cache, age_ms: millis(age) },
                 Look::Negative => {

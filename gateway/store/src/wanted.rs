@@ -23,6 +23,8 @@ pub(crate) struct Wanted {
     /// Every key, one after another; the i-th ends at `ends[i]`.
     keys: Vec<u8>,
     ends: Vec<usize>,
+    /// Of each key, as the cache hashes them.
+    hashes: Vec<u64>,
     /// By entity: the read that first wanted it.
     reads: Vec<u32>,
     /// By read: how its rows are stored.
@@ -91,7 +93,8 @@ impl Wanted {
 
     fn with_capacity(reads: usize) -> Self {
         let (shapes, rows) = (Vec::with_capacity(reads), Vec::with_capacity(reads));
-        Self { keys: Vec::new(), ends: Vec::new(), reads: Vec::new(), shapes, rows, has_nobody: false }
+        let (keys, ends, hashes, reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { keys, ends, hashes, reads, shapes, rows, has_nobody: false }
     }
 
     fn add(
@@ -169,10 +172,10 @@ impl Wanted {
         }
         let entity = self.ends.len() as u32;
         self.ends.push(self.keys.len());
+        self.hashes.push(hash);
         self.reads.push(read as u32);
-        let (keys, ends) = (&self.keys, &self.ends);
-        let rehash = |&e: &u32| hasher.hash_one(&keys[start_of(ends, e as usize)..ends[e as usize]]);
-        seen.insert_unique(hash, entity, rehash);
+        let hashes = &self.hashes;
+        seen.insert_unique(hash, entity, |&entity| hashes[entity as usize]);
         entity
     }
 
@@ -183,6 +186,10 @@ impl Wanted {
 
     pub(crate) fn key(&self, entity: usize) -> &[u8] {
         &self.keys[start_of(&self.ends, entity)..self.ends[entity]]
+    }
+
+    pub(crate) fn hash(&self, entity: usize) -> u64 {
+        self.hashes[entity]
     }
 
     pub(crate) fn shape(&self, entity: usize) -> &Shape {
