@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     messages(&FEAST, &out.join("feast.bin"))?;
 
     // The gateway encodes replies in place, column by column: its side of these calls answers with finished bytes
-    // instead of a message tree. On the wire both are the same.
+    // instead of a message tree, and reads one of the requests in place too. On the wire both are the same.
     let encoded = |rust: &str, name: &str, request: &str, codec: &str| {
         let method = Method::builder().name(rust).route_name(name).input_type(request);
         method.output_type("crate::encoded::Encoded").codec_path(codec).build()
@@ -28,10 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let request = "crate::feast::serving::GetOnlineFeaturesRequest";
         encoded("get_online_features", "GetOnlineFeatures", request, "crate::encoded::OnlineCodec")
     };
-    let request = "crate::v1::GetFeaturesRequest";
     let features = Service::builder().name("FeatureService").package("weir.v1");
-    let features =
-        features.method(encoded("get_features", "GetFeatures", request, "crate::encoded::FeaturesCodec")).build();
+    let features = features
+        .method(encoded("get_features", "GetFeatures", "bytes::Bytes", "crate::encoded::FeaturesCodec"))
+        .build();
     let serving = Service::builder()
         .name("ServingService")
         .package("feast.serving")

@@ -2,13 +2,12 @@
 
 use std::marker::PhantomData;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::feast::serving::GetOnlineFeaturesRequest;
-use crate::v1::GetFeaturesRequest;
 
 /// A reply, encoded.
 #[derive(Clone, Debug)]
@@ -18,8 +17,6 @@ pub struct Encoded(pub Bytes);
 #[derive(Debug)]
 pub struct EncodedCodec<Request>(PhantomData<fn() -> Request>);
 
-/// Of `weir.v1.FeatureService/GetFeatures`.
-pub type FeaturesCodec = EncodedCodec<GetFeaturesRequest>;
 /// Of Feast's `GetOnlineFeatures`, in either of its services.
 pub type OnlineCodec = EncodedCodec<GetOnlineFeaturesRequest>;
 
@@ -62,6 +59,34 @@ impl<Request: Message + Default> Decoder for EncodedCodec<Request> {
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
         // The text is prost's own ("invalid wire type: …"): it names the field and holds no value.
         Request::decode(buf).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+}
+
+/// Of `weir.v1.FeatureService/GetFeatures`: passes requests through as well, for the gateway to read in place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FeaturesCodec;
+
+impl Codec for FeaturesCodec {
+    type Encode = Encoded;
+    type Decode = Bytes;
+    type Encoder = EncodedCodec<()>;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        EncodedCodec::default()
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Decoder for FeaturesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buf.copy_to_bytes(buf.remaining())))
     }
 }
 

@@ -111,6 +111,13 @@ impl Provenance {
         (self as u8) >= Self::Missing as u8
     }
 
+    /// The provenance that all of these are of, as most columns of most answers are. One vectorised pass.
+    pub fn common(of: &[Self]) -> Option<Self> {
+        let first = *of.first()?;
+        let differing = of.iter().fold(0, |differing, p| differing | (*p as u8 ^ first as u8));
+        (differing == 0).then_some(first)
+    }
+
     /// What an absent value becomes once its default is filled in; anything else stays as it is.
     pub const fn defaulted(self) -> Self {
         match self {

@@ -6,6 +6,7 @@ pub mod app;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod decode;
 pub mod demo;
 mod doors;
 mod encode;

@@ -1,8 +1,11 @@
 //! Every metric the gateway exports, in one place: what is counted per request here, what the store and the
 //! journal count themselves in `scrape`.
 
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -70,7 +73,6 @@ pub struct Metrics {
     requests: Family<Service, Counter>,
     rows: Family<Service, Counter>,
     duration: Histograms<Service>,
-    stages: Histograms<Stage>,
     /// As plan, fetch, transform and answer end.
     burnt: [Histogram; 4],
     values: Family<Value, Counter>,
@@ -79,6 +81,21 @@ pub struct Metrics {
     fallbacks: Family<Service, Counter>,
     transforms: Family<Call, Counter>,
     reloads: Family<Outcome, Counter>,
+    /// By the name of a feature service. Names come from catalogs, never from callers.
+    services: ArcSwap<HashMap<String, Arc<OfService>>>,
+    /// Of the stages plan, fetch and transform.
+    answered_stages: [Histogram; 3],
+}
+
+/// What is counted for one feature service, resolved once.
+#[derive(Debug)]
+struct OfService {
+    service: String,
+    requests: Counter,
+    rows: Counter,
+    duration: Histogram,
+    /// By provenance.
+    values: [OnceLock<Counter>; 64],
 }
 
 impl Default for Metrics {
@@ -117,12 +134,13 @@ impl Default for Metrics {
         registry.register("transform_calls", "Calls of transforms by outcome", transforms.clone());
         let reloads = Family::default();
         registry.register("config_reloads", "Attempts to reload the configuration by outcome", reloads.clone());
+        let answered_stages = ["plan", "fetch", "transform"].map(|stage| stages.get_or_create_owned(&Stage { stage }));
+        let services = ArcSwap::default();
         Self {
             registry,
             requests,
             rows,
             duration,
-            stages,
             burnt,
             values,
             refusals,
@@ -130,23 +148,25 @@ impl Default for Metrics {
             fallbacks,
             transforms,
             reloads,
+            services,
+            answered_stages,
         }
     }
 }
 
 impl Metrics {
     pub(crate) fn answered(&self, answer: &Answer, meta: &Meta) {
-        let service = || answer.plan.service.to_string();
-        let label = Service { service: service() };
-        self.requests.get_or_create(&label).inc();
-        self.rows.get_or_create(&label).inc_by(answer.rows as u64);
-        self.duration.get_or_create(&label).observe(f64::from(meta.spent.total_us) / 1e6);
+        let of = self.of_service(&answer.plan.service);
+        of.requests.inc();
+        of.rows.inc_by(answer.rows as u64);
+        of.duration.observe(f64::from(meta.spent.total_us) / 1e6);
         if answer.fallback_model.is_some() {
-            self.fallbacks.get_or_create(&label).inc();
+            self.fallbacks.get_or_create(&Service { service: answer.plan.service.to_string() }).inc();
         }
+        let [plan, fetch, transform] = &self.answered_stages;
         let spent = meta.spent;
-        for (stage, us) in [("plan", spent.plan_us), ("fetch", spent.fetch_us), ("transform", spent.transform_us)] {
-            self.stages.get_or_create(&Stage { stage }).observe(f64::from(us) / 1e6);
+        for (stage, us) in [(plan, spent.plan_us), (fetch, spent.fetch_us), (transform, spent.transform_us)] {
+            stage.observe(f64::from(us) / 1e6);
         }
         let granted = meta.budget.granted().as_secs_f64() * 1e6;
         let mut gone_us = 0;
@@ -155,16 +175,46 @@ impl Metrics {
             burnt.observe(f64::from(gone_us) / granted);
         }
         let mut counts = [0u64; 64];
-        for provenance in answer.cells.iter().flat_map(|c| &c.provenance) {
-            counts[*provenance as usize & 63] += 1;
-        }
-        for provenance in Provenance::ALL {
-            let count = counts[provenance as usize];
-            if count > 0 {
-                let label = Value { service: service(), provenance: provenance.name() };
-                self.values.get_or_create(&label).inc_by(count);
+        for cell in &answer.cells {
+            if let Some(provenance) = Provenance::common(&cell.provenance) {
+                counts[provenance as usize & 63] += cell.provenance.len() as u64;
+            } else {
+                cell.provenance.iter().for_each(|provenance| counts[*provenance as usize & 63] += 1);
             }
         }
+        for provenance in Provenance::ALL {
+            let count = counts[provenance as usize & 63];
+            if count > 0 {
+                of.values[provenance as usize & 63].get_or_init(|| self.value(&of.service, provenance)).inc_by(count);
+            }
+        }
+    }
+
+    /// The counters of one service, found without making labels of them.
+    fn of_service(&self, service: &str) -> Arc<OfService> {
+        let known = self.services.load();
+        if let Some(of) = known.get(service) {
+            return Arc::clone(of);
+        }
+        let label = Service { service: service.to_owned() };
+        let of = Arc::new(OfService {
+            service: service.to_owned(),
+            requests: self.requests.get_or_create_owned(&label),
+            rows: self.rows.get_or_create_owned(&label),
+            duration: self.duration.get_or_create_owned(&label),
+            values: [const { OnceLock::new() }; 64],
+        });
+        // Should two do this at the same time, both have the same counters.
+        self.services.rcu(|services| {
+            let mut services = HashMap::clone(services);
+            services.insert(service.to_owned(), Arc::clone(&of));
+            services
+        });
+        of
+    }
+
+    fn value(&self, service: &str, provenance: Provenance) -> Counter {
+        self.values.get_or_create_owned(&Value { service: service.to_owned(), provenance: provenance.name() })
     }
 
     /// An answer through one of Feast's doors.
