@@ -21,13 +21,15 @@ pub(crate) enum FrameKind {
     Schema = 1,
     /// The same; and no record from here on means an earlier schema without telling it again.
     SchemaReset = 2,
-    /// One answered request.
-    Record = 3,
+    /// Rows that records behind it name instead of repeating them.
+    Rows = 4,
+    /// One answered request. (3 was that of version 1, which repeated all.)
+    Record = 5,
 }
 
 impl FrameKind {
     fn of(number: u32) -> Option<Self> {
-        [Self::Schema, Self::SchemaReset, Self::Record].into_iter().find(|k| *k as u32 == number)
+        [Self::Schema, Self::SchemaReset, Self::Rows, Self::Record].into_iter().find(|k| *k as u32 == number)
     }
 }
 

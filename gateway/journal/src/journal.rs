@@ -1,36 +1,21 @@
 //! The journal as the gateway sees it: open, record, seal, close.
 
-use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use weir_domain::Record;
-use weir_domain::plan::Plan;
 
 use crate::counts::{Counts, DropReason, Tally};
-use crate::frame::{FrameKind, Unframed};
-use crate::queue::Queue;
-use crate::record::{Unfit, check, encode};
+use crate::put::Shared;
 use crate::recover;
-use crate::schema::Schema;
-use crate::sealer::{self, Job, Jobs, Reply, SealError};
+use crate::sealer::{self, Job, Jobs, SealError};
 use crate::settings::Settings;
 use crate::writer::Writer;
-
-/// Schemas that segments begin with. A gateway that has told more starts anew.
-const SCHEMAS_MAX: usize = 256;
-
-/// Plans whose schema is remembered, current and replaced ones. Beyond that all are looked up anew.
-const PLANS_MAX: usize = 4096;
-
-/// A thread's encoding buffer is kept up to this size.
-const BUFFER_BYTES_MAX: usize = 1 << 20;
 
 /// Writes down what was served. Shared by reference between all threads that serve; its own two threads end
 /// when it is closed or dropped.
@@ -201,35 +186,6 @@ impl Drop for Journal {
     }
 }
 
-/// What the serving threads and the journal's own have in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) settings: Settings,
-    pub(crate) queue: Queue,
-    inbox: Mutex<Inbox>,
-    /// Wakes the writer.
-    pub(crate) work: Condvar,
-    pub(crate) tally: Tally,
-    plans: RwLock<Plans>,
-}
-
-/// Held while the queue is put into, and for as long as a flag takes.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    /// Number of the last record put in.
-    seq: u64,
-    /// Ids of the schemas that the writer, or whoever reads the queue after us, has been told.
-    told: HashSet<u32>,
-    /// The writer sleeps until it is woken.
-    pub(crate) asleep: bool,
-    /// The queue fills up: the writer should not wait for more.
-    pub(crate) pressed: bool,
-    pub(crate) seals: Vec<Reply>,
-    pub(crate) closing: bool,
-    /// One of the threads has ended: nothing will be sealed any more.
-    ended: bool,
-}
-
 /// Held by each of the journal's threads: nobody waits for a thread that is gone, even if it panicked.
 struct Ended(Arc<Shared>, Arc<Jobs>);
 
@@ -241,120 +197,6 @@ impl Drop for Ended {
             inbox.seals.clear();
             self.1.abandon();
         }
-    }
-}
-
-thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Shared {
-    pub(crate) fn new(settings: Settings, queue: Queue, tally: Tally) -> Self {
-        let (inbox, plans) = (Mutex::default(), RwLock::default());
-        Self { settings, queue, inbox, work: Condvar::new(), tally, plans }
-    }
-
-    pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, record: &Record) -> Result<(), DropReason> {
-        check(record).map_err(|unfit| match unfit {
-            Unfit::Misfit => DropReason::Misfit,
-            Unfit::TooLarge => DropReason::TooLarge,
-        })?;
-        let schema = self.schema(&record.answer.plan);
-        BUFFER.with_borrow_mut(|body| {
-            body.clear();
-            encode(record, schema.id, body);
-            let put = self.put_body(body, &schema);
-            body.shrink_to(BUFFER_BYTES_MAX);
-            put
-        })
-    }
-
-    fn put_body(&self, body: &[u8], schema: &Told) -> Result<(), DropReason> {
-        let frame = Unframed::new(FrameKind::Record, body).ok_or(DropReason::TooLarge)?;
-        let most = frame.len() + (schema.body.len() + crate::frame::HEADER) as u64;
-        if most > self.queue.capacity() {
-            return Err(DropReason::TooLarge);
-        }
-        let mut inbox = self.inbox();
-        let inbox = &mut *inbox;
-        let (run, seq) = (self.queue.run, inbox.seq + 1);
-        let header = frame.header(run, seq);
-        let put = if inbox.told.contains(&schema.id) {
-            self.queue.put(&[&header, body])
-        } else {
-            let anew = inbox.told.len() >= SCHEMAS_MAX;
-            let kind = if anew { FrameKind::SchemaReset } else { FrameKind::Schema };
-            let first = Unframed::new(kind, &schema.body).ok_or(DropReason::TooLarge)?;
-            let put = self.queue.put(&[&first.header(run, 0), first.body, &header, body]);
-            if put {
-                if anew {
-                    inbox.told.clear();
-                }
-                inbox.told.insert(schema.id);
-            }
-            put
-        };
-        if put {
-            inbox.seq = seq;
-            self.tally.queued_bytes.fetch_add(frame.len(), Relaxed);
-        }
-        let pressed = !inbox.pressed && self.queue.used() > self.queue.capacity() / 4;
-        inbox.pressed |= pressed;
-        if inbox.asleep || pressed {
-            inbox.asleep = false;
-            self.work.notify_one();
-        }
-        if put { Ok(()) } else { Err(DropReason::QueueFull) }
-    }
-
-    fn schema(&self, plan: &Arc<Plan>) -> Arc<Told> {
-        let at = Arc::as_ptr(plan) as usize;
-        if let Some((_, told)) = self.plans.read().unwrap_or_else(PoisonError::into_inner).by_plan.get(&at) {
-            return Arc::clone(told);
-        }
-        self.plans.write().unwrap_or_else(PoisonError::into_inner).learn(plan)
-    }
-}
-
-/// The schema of each plan met so far. Plans that differ only in what is not written share one.
-#[derive(Debug, Default)]
-struct Plans {
-    /// By address; holding the plan keeps the address from being used again.
-    by_plan: HashMap<usize, (Arc<Plan>, Arc<Told>)>,
-    by_text: HashMap<Vec<u8>, Arc<Told>>,
-    last_id: u32,
-}
-
-/// A schema with its id and the frame body that tells both.
-#[derive(Debug)]
-struct Told {
-    id: u32,
-    body: Vec<u8>,
-}
-
-impl Plans {
-    fn learn(&mut self, plan: &Arc<Plan>) -> Arc<Told> {
-        if self.by_plan.len() >= PLANS_MAX {
-            self.by_plan.clear();
-            self.by_text.clear();
-        }
-        let schema = Schema::of(plan);
-        let text = schema.encode(0);
-        let told = match self.by_text.get(&text) {
-            Some(told) => Arc::clone(told),
-            None => {
-                self.last_id += 1;
-                let told = Arc::new(Told { id: self.last_id, body: schema.encode(self.last_id) });
-                self.by_text.insert(text, Arc::clone(&told));
-                told
-            }
-        };
-        self.by_plan.insert(Arc::as_ptr(plan) as usize, (Arc::clone(plan), Arc::clone(&told)));
-        told
     }
 }
 

@@ -18,10 +18,12 @@
 mod counts;
 mod frame;
 mod journal;
+mod put;
 mod queue;
 mod record;
 mod recover;
 pub mod remote;
+mod rows;
 mod schema;
 mod seal;
 mod sealer;

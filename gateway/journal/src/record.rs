@@ -1,16 +1,19 @@
-//! A record as the body of a frame. Writing copies whole column buffers; reading checks everything and gives the
-//! same values back.
+//! A record as the body of a frame. Writing copies whole column buffers, or names rows that were told before
+//! (`rows.rs`); reading checks everything and gives the same values back.
 
+use weir_domain::plan::OutputSource;
 use weir_domain::{Blob, Column, FeatureType, Kind, Lists, Provenance, Record, RequestId};
 
+use crate::rows::Refs;
 use crate::schema::Schema;
+use crate::seal::{Picked, Pools};
 use crate::wire::{Cursor, Malformed, put_slice, put_text};
 
 /// A context key is written once per row in Parquet. One that would swell beyond this is a mistake or an attack.
 const SPREAD_BYTES_MAX: usize = 64 << 20;
 
 /// Far beyond any answer; keeps a row count that stands alone from filling the memory when it is sealed.
-const ROWS_MAX: usize = 1 << 20;
+pub(crate) const ROWS_MAX: usize = 1 << 20;
 
 /// What stands in a frame's body for one request, decoded.
 #[derive(Debug, PartialEq)]
@@ -86,8 +89,12 @@ pub(crate) fn check(record: &Record) -> Result<(), Unfit> {
     if spread > SPREAD_BYTES_MAX || rows > ROWS_MAX { Err(Unfit::TooLarge) } else { Ok(()) }
 }
 
+/// Stands before one provenance for all values, where otherwise [`EACH`] and one per value stand.
+const ALL: u8 = 1;
+const EACH: u8 = 0;
+
 /// Writes a frame's body. The caller has checked that the record fits.
-pub(crate) fn encode(record: &Record, schema: u32, out: &mut Vec<u8>) {
+pub(crate) fn encode(record: &Record, schema: u32, refs: &Refs, out: &mut Vec<u8>) {
     let answer = &record.answer;
     out.extend_from_slice(&schema.to_le_bytes());
     out.extend_from_slice(&(answer.rows as u32).to_le_bytes());
@@ -114,22 +121,50 @@ pub(crate) fn encode(record: &Record, schema: u32, out: &mut Vec<u8>) {
         put_column(out, key);
     }
     for i in 0..answer.plan.reads.len() {
-        let times = answer.times.get(i);
-        let count = times.map_or(0, |t| t.age_ms.len());
-        out.extend_from_slice(&(count as u32).to_le_bytes());
-        if let Some(times) = times {
-            put_slice(out, &times.event_time_us);
-            put_slice(out, &times.age_ms);
+        match answer.times.get(i) {
+            // One entry stands for all rows.
+            Some(times) if is_constant(&times.event_time_us) && is_constant(&times.age_ms) => {
+                out.extend_from_slice(&1u32.to_le_bytes());
+                put_slice(out, &times.event_time_us[..1]);
+                put_slice(out, &times.age_ms[..1]);
+            }
+            Some(times) => {
+                out.extend_from_slice(&(times.age_ms.len() as u32).to_le_bytes());
+                put_slice(out, &times.event_time_us);
+                put_slice(out, &times.age_ms);
+            }
+            None => out.extend_from_slice(&0u32.to_le_bytes()),
+        }
+        let named = refs.of(i, answer.rows);
+        out.extend_from_slice(&named.map_or(0, |(_, offsets)| offsets.len() as u32).to_le_bytes());
+        if let Some((first, offsets)) = named {
+            out.extend_from_slice(&first.to_le_bytes());
+            put_slice(out, offsets);
         }
     }
-    for cell in &answer.cells {
-        put_column(out, &cell.column);
-        out.extend(cell.provenance.iter().map(|p| *p as u8));
+    for (cell, output) in answer.cells.iter().zip(&answer.plan.outputs) {
+        let is_named = matches!(output.source, OutputSource::Read(read) if refs.of(read, answer.rows).is_some());
+        if !is_named {
+            put_column(out, &cell.column);
+        }
+        match cell.provenance.first() {
+            Some(first) if is_constant(&cell.provenance) => out.extend_from_slice(&[ALL, *first as u8]),
+            _ => {
+                out.push(EACH);
+                out.extend(cell.provenance.iter().map(|p| *p as u8));
+            }
+        }
     }
 }
 
+/// Whether there is a value, and it is the same everywhere. Looks at all of them: without a way out in between that is
+/// done many at a time.
+fn is_constant<T: Copy + PartialEq>(values: &[T]) -> bool {
+    values.first().is_some_and(|first| values.iter().fold(true, |same, v| same & (v == first)))
+}
+
 /// Number of values, then the buffers one after another. The type is in the schema.
-fn put_column(out: &mut Vec<u8>, column: &Column) {
+pub(crate) fn put_column(out: &mut Vec<u8>, column: &Column) {
     out.extend_from_slice(&(column.len() as u32).to_le_bytes());
     match column {
         Column::Bool(v) => out.extend(v.iter().map(|b| u8::from(*b))),
@@ -157,8 +192,8 @@ pub(crate) fn served_at_us(body: &[u8]) -> Option<i64> {
     body.get(24..)?.first_chunk().map(|at| i64::from_le_bytes(*at))
 }
 
-/// Reads a frame's body.
-pub(crate) fn decode(body: &[u8], schema: &Schema) -> Result<Served, Malformed> {
+/// Reads a frame's body; the rows that it names are in `pools`.
+pub(crate) fn decode(body: &[u8], schema: &Schema, pools: &Pools) -> Result<Served, Malformed> {
     let mut from = Cursor(body);
     let id = from.u32("a schema id")?;
     let rows = from.u32("a row count")? as usize;
@@ -179,22 +214,38 @@ pub(crate) fn decode(body: &[u8], schema: &Schema) -> Result<Served, Malformed> 
     };
     let keys = schema.keys.iter().map(|k| key(&mut from, k.of)).collect::<Result<_, _>>()?;
     let mut times = Vec::with_capacity(schema.reads.len());
-    for _ in &schema.reads {
+    let mut named: Vec<Option<Picked<'_>>> = Vec::with_capacity(schema.reads.len());
+    for read in 0..schema.reads.len() {
         let count = from.u32("times")? as usize;
         if count != 0 && !fits(count) {
             return Err(Malformed("a time per row"));
         }
         let events = from.numbers(count, i64::from_le_bytes, "event times")?;
         times.push((events, from.numbers(count, u32::from_le_bytes, "ages")?));
+        named.push(match from.u32("references")? as usize {
+            0 => None,
+            count if count == rows => {
+                let first = from.i64("a row's number")? as u64;
+                let offsets = from.numbers(count, u32::from_le_bytes, "references")?;
+                Some(pools.pick(id, read, first, &offsets)?)
+            }
+            _ => return Err(Malformed("a reference per row")),
+        });
     }
     let mut cells = Vec::with_capacity(schema.outputs.len());
     for output in &schema.outputs {
-        let values = column(&mut from, output.of)?;
+        let values = match output.read.and_then(|read| named.get_mut(read)?.as_mut()) {
+            Some(picked) => picked.next().ok_or(Malformed("a value per output"))?,
+            None => column(&mut from, output.of)?,
+        };
         if values.len() != rows {
             return Err(Malformed("a value per row"));
         }
-        let provenance = from.take(rows, "provenance")?.iter().map(|b| Provenance::from_byte(*b));
-        let provenance = provenance.collect::<Option<_>>().ok_or(Malformed("a known provenance"))?;
+        let provenance = match from.u8("provenance")? {
+            ALL => vec![provenance(from.u8("provenance")?)?; rows],
+            EACH => from.take(rows, "provenance")?.iter().map(|b| provenance(*b)).collect::<Result<_, _>>()?,
+            _ => return Err(Malformed("a sort of provenance")),
+        };
         cells.push((values, provenance));
     }
     if !from.0.is_empty() {
@@ -218,6 +269,10 @@ pub(crate) fn decode(body: &[u8], schema: &Schema) -> Result<Served, Malformed> 
     })
 }
 
+fn provenance(byte: u8) -> Result<Provenance, Malformed> {
+    Provenance::from_byte(byte).ok_or(Malformed("a known provenance"))
+}
+
 fn arm(from: &mut Cursor<'_>) -> Result<ServedArm, Malformed> {
     Ok(ServedArm {
         experiment: from.text("an experiment")?.unwrap_or_default().to_owned(),
@@ -228,7 +283,7 @@ fn arm(from: &mut Cursor<'_>) -> Result<ServedArm, Malformed> {
     })
 }
 
-fn column(from: &mut Cursor<'_>, of: FeatureType) -> Result<Column, Malformed> {
+pub(crate) fn column(from: &mut Cursor<'_>, of: FeatureType) -> Result<Column, Malformed> {
     let count = from.u32("a column")? as usize;
     let kind = match of {
         FeatureType::One(kind) => kind,

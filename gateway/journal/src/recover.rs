@@ -13,6 +13,7 @@ use crate::counts::{Tally, bump};
 use crate::frame::{FrameKind, Scan};
 use crate::journal::OpenError;
 use crate::queue::{Leftover, Queue};
+use crate::rows::ToldFrames;
 use crate::schema::Schema;
 use crate::seal::{Keep, MANIFESTS, Manifest, Summing, publish, quarantine};
 use crate::sealer::Floors;
@@ -163,7 +164,7 @@ fn save(folder: &Path, path: &Path, tally: &Tally) -> io::Result<()> {
                 missing.extend_from_slice(frame.raw);
                 records += 1;
             }
-            FrameKind::Schema | FrameKind::SchemaReset => missing.extend_from_slice(frame.raw),
+            FrameKind::Schema | FrameKind::SchemaReset | FrameKind::Rows => missing.extend_from_slice(frame.raw),
         }
     }
     if scan.corrupt > 0 {
@@ -171,7 +172,8 @@ fn save(folder: &Path, path: &Path, tally: &Tally) -> io::Result<()> {
         tally.corrupt_frames.fetch_add(scan.corrupt, std::sync::atomic::Ordering::Relaxed);
     }
     if records > 0 {
-        let head: Vec<u8> = known.schemas.into_values().flatten().collect();
+        let mut head: Vec<u8> = known.schemas.into_values().flatten().collect();
+        head.extend(known.told.bytes());
         let mut segment = Segment::create(folder, SegmentId { run, number: known.next }, &head)?;
         segment.append(&missing, true)?;
         segment.sync()?;
@@ -184,13 +186,14 @@ fn save(folder: &Path, path: &Path, tally: &Tally) -> io::Result<()> {
 struct Known {
     last_seq: u64,
     schemas: BTreeMap<u32, Vec<u8>>,
+    told: ToldFrames,
     /// A free segment number.
     next: u32,
 }
 
 impl Known {
     fn of(folder: &Path, run: u64) -> io::Result<Self> {
-        let mut known = Self { last_seq: 0, schemas: BTreeMap::new(), next: 0 };
+        let mut known = Self { last_seq: 0, schemas: BTreeMap::new(), told: ToldFrames::default(), next: 0 };
         for (id, last_seq) in Manifest::of_run(folder, run)? {
             known.last_seq = known.last_seq.max(last_seq);
             known.next = known.next.max(id.number.saturating_add(1));
@@ -201,6 +204,7 @@ impl Known {
             for frame in segment::read(&bytes, run).1 {
                 match frame.kind {
                     FrameKind::Record => known.last_seq = known.last_seq.max(frame.seq),
+                    FrameKind::Rows => known.told.add(&frame),
                     FrameKind::Schema | FrameKind::SchemaReset => {
                         known.schemas.extend(Schema::id(frame.body).map(|id| (id, frame.raw.to_vec())));
                     }

@@ -13,7 +13,7 @@ use crate::frame::Scan;
 pub(crate) const FOLDER: &str = "wal";
 
 const MAGIC: [u8; 8] = *b"WEIRSEG1";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Magic, version, four bytes of nothing, run, time of creation (µs), checksum of all that, four bytes of nothing.
 const HEADER: usize = 40;
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::counts::bump;
 use crate::frame::{FrameKind, Scan};
-use crate::journal::Shared;
+use crate::put::Shared;
+use crate::rows::ToldFrames;
 use crate::schema::Schema;
 use crate::sealer::{Job, Jobs, Reply, SealError};
 use crate::segment::{Segment, SegmentId};
@@ -37,6 +38,7 @@ pub(crate) struct Writer {
     number: u32,
     /// Complete schema frames by id.
     schemas: BTreeMap<u32, Vec<u8>>,
+    told: ToldFrames,
     batch: Vec<u8>,
     /// The disk is not asked before.
     retry_at: Option<Instant>,
@@ -52,8 +54,8 @@ impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, jobs: Arc<Jobs>) -> io::Result<Self> {
         let id = SegmentId { run: shared.queue.run, number: 0 };
         let segment = Segment::create(&shared.settings.folder, id, &[])?;
-        let (schemas, batch) = (BTreeMap::new(), Vec::new());
-        Ok(Self { shared, jobs, segment, broken: false, number: 0, schemas, batch, retry_at: None })
+        let (schemas, told, batch) = (BTreeMap::new(), ToldFrames::default(), Vec::new());
+        Ok(Self { shared, jobs, segment, broken: false, number: 0, schemas, told, batch, retry_at: None })
     }
 
     /// Works until the journal closes; `true` when nothing is left in the queue.
@@ -102,7 +104,7 @@ impl Writer {
             let due = timeout(now);
             let gathering = busy && self.retry_at.is_none();
             let limit = if gathering { Some(due.map_or(GATHER, |due| due.min(GATHER))) } else { due };
-            let calm = |i: &mut crate::journal::Inbox| i.seals.is_empty() && !i.closing && !i.pressed;
+            let calm = |i: &mut crate::put::Inbox| i.seals.is_empty() && !i.closing && !i.pressed;
             let waited = shared.work.wait_timeout_while(inbox, limit.unwrap_or(RETRY_AFTER), calm);
             inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
         } else {
@@ -166,9 +168,11 @@ impl Writer {
     fn write_batch(&mut self) -> io::Result<()> {
         let mut scan = Scan::new(&self.batch, self.segment.id.run);
         let (mut records, mut schemas, mut reset) = (false, Vec::new(), false);
+        let mut told = Vec::new();
         for frame in scan.by_ref() {
             match frame.kind {
                 FrameKind::Record => records = true,
+                FrameKind::Rows => told.push(frame),
                 FrameKind::Schema | FrameKind::SchemaReset => {
                     if frame.kind == FrameKind::SchemaReset {
                         schemas.clear();
@@ -189,6 +193,7 @@ impl Writer {
             self.schemas.clear();
         }
         self.schemas.extend(schemas);
+        told.iter().for_each(|frame| self.told.add(frame));
         self.shared.queue.forget(self.batch.len());
         self.shared.tally.written_bytes.fetch_add(self.batch.len() as u64, Relaxed);
         self.retry_at = None;
@@ -217,7 +222,8 @@ impl Writer {
         }
         let shared = &self.shared;
         let backlog = shared.tally.backlog_bytes.load(Relaxed);
-        let head = self.schemas.values().flatten().copied().collect::<Vec<u8>>();
+        let mut head = self.schemas.values().flatten().copied().collect::<Vec<u8>>();
+        head.extend(self.told.bytes());
         // A number is used once: what a failed attempt leaves behind cannot be in the way.
         self.number += 1;
         let id = SegmentId { run: shared.queue.run, number: self.number };

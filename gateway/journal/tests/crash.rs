@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{files, logged, parquet, plan, record, served, settings};
-use weir_domain::{FeatureType, Kind, RequestId};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use common::{files, logged, parquet, plan, read, record, served, settings};
+use weir_domain::{Column, FeatureType, Kind, RequestId};
 use weir_journal::{Journal, Recorded, Settings};
 
 /// Names the folder for the child; without it the child's test does nothing, and is ignored anyway.
@@ -29,17 +31,33 @@ fn hurried(folder: &Path) -> Settings {
     }
 }
 
+fn narrow() -> [(&'static str, FeatureType); 2] {
+    [("x", FeatureType::One(Kind::F64)), ("s", FeatureType::One(Kind::String))]
+}
+
+/// Wide enough for its rows to be named.
+const WIDE: [(&str, FeatureType); 9] = {
+    let f = FeatureType::One(Kind::F64);
+    [("x", f), ("a", f), ("b", f), ("c", f), ("d", f), ("e", f), ("f", f), ("g", f), ("h", f)]
+};
+
+fn first_value(id: u64) -> f64 {
+    (scatter(id) % 97) as f64
+}
+
 #[test]
 #[ignore = "the process that the other tests kill"]
 fn child_records_until_killed() {
     let folder = std::env::var(FOLDER).unwrap();
     let first: u128 = std::env::var(FIRST_ID).unwrap().parse().unwrap();
     let journal = Journal::open(hurried(Path::new(&folder))).unwrap();
-    let plans =
-        ["a", "b"].map(|s| plan(s, "v1", &[("x", FeatureType::One(Kind::F64)), ("s", FeatureType::One(Kind::String))]));
+    let plans = [plan("a", "v1", &narrow()), plan("b", "v1", &WIDE)];
     let mut out = std::io::stdout().lock();
     for id in first.. {
-        if journal.record(record(&plans[id as usize % 2], id, 1 + id as usize % 4)) == Recorded::Kept {
+        let mut record = record(&plans[id as usize % 2], id, 1 + id as usize % 4);
+        // Some rows come again, and some do not: they are named, told and forgotten.
+        record.answer.cells[0].column = Column::F64(vec![first_value(id as u64); record.answer.rows]);
+        if journal.record(record) == Recorded::Kept {
             writeln!(out, "\nkept {id}").unwrap();
         }
     }
@@ -105,6 +123,14 @@ fn every_acknowledged_row_is_in_parquet_exactly_once_however_often_it_is_killed(
     for (id, rows) in &served {
         let low = u64::from_str_radix(&id.replace('-', "")[16..], 16).unwrap();
         assert_eq!(*rows as u64, 1 + low % 4, "rows of {id}");
+    }
+    for batch in parquet(dir.path(), "served").iter().flat_map(|p| read(p)) {
+        let ids = batch.column_by_name("request_id").unwrap().as_string::<i32>();
+        let values = batch.column_by_name("stats__x").unwrap().as_primitive::<Float64Type>();
+        for (id, value) in ids.iter().zip(values) {
+            let low = u64::from_str_radix(&id.unwrap().replace('-', "")[16..], 16).unwrap();
+            assert!(value.is_none_or(|v| v == first_value(low)), "{value:?} in {id:?}");
+        }
     }
     assert!(logged(dir.path()) == served, "what is logged for Feast is not what was served");
     // What was sealed and not acknowledged died between the two; a child may do that once.

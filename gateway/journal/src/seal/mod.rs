@@ -5,6 +5,7 @@ mod column;
 mod exposures;
 mod feast;
 mod manifest;
+mod pool;
 mod publish;
 mod served;
 
@@ -28,6 +29,7 @@ use crate::segment::{self, Head, SegmentId, sync_folder};
 use crate::settings::Settings;
 
 pub(crate) use self::manifest::{FOLDER as MANIFESTS, Manifest};
+pub(crate) use self::pool::{Picked, Pools, gather};
 pub(crate) use self::publish::{Keep, Summing, publish};
 
 /// Segments and queues with damage are kept here for whoever wants to look.
@@ -111,6 +113,7 @@ pub(crate) fn seal(
     for frame in scan.by_ref() {
         match frame.kind {
             FrameKind::Schema | FrameKind::SchemaReset => contents.schema(frame.body),
+            FrameKind::Rows => contents.rows(frame.body),
             FrameKind::Record if frame.seq <= last_seq => {}
             FrameKind::Record => {
                 last_seq = frame.seq;
@@ -123,12 +126,13 @@ pub(crate) fn seal(
     let mut out = Writing { journal, id, is_hurried, files: Vec::new(), requests: 0, rows: 0 };
     let mut exposures = Exposures::default();
     for ((service, k, hour), group) in &contents.groups {
-        contents.corrupt += out.served(service, *k, *hour, group, &contents.schemas, &mut exposures)?;
+        contents.corrupt +=
+            out.served(service, *k, *hour, group, &contents.schemas, &contents.pools, &mut exposures)?;
     }
     out.exposures(&exposures)?;
     if settings.feast_log {
         for ((service, k, day), group) in &contents.days() {
-            out.feast(service, *k, *day, group, &contents.schemas)?;
+            out.feast(service, *k, *day, group, &contents.schemas, &contents.pools)?;
         }
     }
     let Writing { files, requests, rows, .. } = out;
@@ -186,6 +190,7 @@ fn schema_of<'s>(group: &[&[u8]], schemas: &'s Schemas) -> Option<&'s Schema> {
 #[derive(Default)]
 struct Contents<'a> {
     schemas: Schemas,
+    pools: Pools,
     of_service: HashMap<String, usize>,
     /// By service, schema number and hour: the bodies of records.
     groups: BTreeMap<(String, usize, i64), Vec<&'a [u8]>>,
@@ -203,6 +208,12 @@ impl<'a> Contents<'a> {
             }
             Err(_) => self.corrupt += 1,
         }
+    }
+
+    fn rows(&mut self, body: &[u8]) {
+        let schema = record::schema_id(body).and_then(|id| self.schemas.get(&id));
+        let told = schema.is_some_and(|(_, schema)| self.pools.add(body, schema).is_ok());
+        self.corrupt += u64::from(!told);
     }
 
     fn record(&mut self, body: &'a [u8]) {
@@ -244,6 +255,7 @@ impl Writing<'_> {
         hour: i64,
         group: &[&[u8]],
         schemas: &Schemas,
+        pools: &Pools,
         exposures: &mut Exposures,
     ) -> Result<u64, SealFault> {
         let Some(schema) = schema_of(group, schemas) else { return Ok(0) };
@@ -256,7 +268,7 @@ impl Writing<'_> {
                 if is_hurried() {
                     return Err(SealFault::Hurried);
                 }
-                let Ok(served) = record::decode(body, schema) else {
+                let Ok(served) = record::decode(body, schema, pools) else {
                     corrupt += 1;
                     continue;
                 };
@@ -300,6 +312,7 @@ impl Writing<'_> {
         day: i64,
         group: &[&[u8]],
         schemas: &Schemas,
+        pools: &Pools,
     ) -> Result<(), SealFault> {
         let Some(schema) = schema_of(group, schemas) else { return Ok(()) };
         let mut table = FeastTable::new(schema);
@@ -307,7 +320,7 @@ impl Writing<'_> {
         let (mut rows, mut times) = (0, (i64::MAX, i64::MIN));
         let is_hurried = self.is_hurried;
         // What cannot be read was counted when `served` was written.
-        let mut records = group.iter().filter_map(|body| record::decode(body, schema).ok());
+        let mut records = group.iter().filter_map(|body| record::decode(body, schema, pools).ok());
         let next = || {
             for served in records.by_ref() {
                 if is_hurried() {

@@ -16,6 +16,9 @@ use parquet::schema::types::ColumnPath;
 use super::SealFault;
 use crate::segment::sync_folder;
 
+/// A row group is kept in memory, compressed, until it is whole; named rows make long files of small segments.
+const ROW_GROUP_ROWS: usize = 1 << 17;
+
 /// Size and checksum of a published file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
@@ -76,6 +79,7 @@ pub(super) fn parquet(
         let mut properties = WriterProperties::builder()
             .set_compression(zstd)
             .set_created_by("weir".to_owned())
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_dictionary_enabled(false);
         // Numbers seldom repeat often enough to pay for looking each of them up.
         for field in schema.fields().iter().filter(|f| is_text(f.data_type())) {
