@@ -31,6 +31,8 @@ pub enum Provenance {
     DefaultExpired = 20,
     /// Default: the store refused or could not be reached.
     DefaultUnavailable = 21,
+    /// Default: there was too much load to read or compute the value.
+    DefaultShed = 22,
 
     /// No value: the store has no such entity, or the entity has no such value.
     Missing = 32,
@@ -44,11 +46,13 @@ pub enum Provenance {
     Expired = 36,
     /// No value: the store refused or could not be reached.
     Unavailable = 37,
+    /// No value: there was too much load to read or compute it.
+    Shed = 38,
 }
 
 impl Provenance {
     /// Every provenance there is, in numeric order.
-    pub const ALL: [Provenance; 17] = [
+    pub const ALL: [Provenance; 19] = [
         Self::Store,
         Self::Cache,
         Self::Stale,
@@ -60,12 +64,14 @@ impl Provenance {
         Self::DefaultTransform,
         Self::DefaultExpired,
         Self::DefaultUnavailable,
+        Self::DefaultShed,
         Self::Missing,
         Self::Late,
         Self::Invalid,
         Self::TransformError,
         Self::Expired,
         Self::Unavailable,
+        Self::Shed,
     ];
 
     /// The name used in JSON, in the journal and as metric label.
@@ -82,12 +88,14 @@ impl Provenance {
             Self::DefaultTransform => "DEFAULT_TRANSFORM",
             Self::DefaultExpired => "DEFAULT_EXPIRED",
             Self::DefaultUnavailable => "DEFAULT_UNAVAILABLE",
+            Self::DefaultShed => "DEFAULT_SHED",
             Self::Missing => "MISSING",
             Self::Late => "LATE",
             Self::Invalid => "INVALID",
             Self::TransformError => "TRANSFORM_ERROR",
             Self::Expired => "EXPIRED",
             Self::Unavailable => "UNAVAILABLE",
+            Self::Shed => "SHED",
         }
     }
 
@@ -127,6 +135,7 @@ impl Provenance {
             Self::TransformError => Self::DefaultTransform,
             Self::Expired => Self::DefaultExpired,
             Self::Unavailable => Self::DefaultUnavailable,
+            Self::Shed => Self::DefaultShed,
             other => other,
         }
     }

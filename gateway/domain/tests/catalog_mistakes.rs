@@ -62,7 +62,7 @@ fn mistakes_of_form_are_named() {
 
 - [[layer]]\nname = "models"
 + [[leyer]] # here\nname = "models2"\n[[layer]]\nname = "models"
-= file: unknown key "leyer"; there are entity, experiment, holdout, layer, service, transform, view
+= file: unknown key "leyer"; there are caller, entity, experiment, holdout, layer, service, transform, view
 
 - description = "Somebody with an account."
 + description = " " # here

@@ -14,10 +14,11 @@ use weir_journal::{Journal, Settings};
 use weir_transform::Engine;
 
 use crate::admin::{self, Admin};
+use crate::admission::Admission;
 use crate::config::{Config, JournalConfig};
 use crate::doors::{self, Door};
 use crate::feast::{self, Feast};
-use crate::gateway::{Admission, Clock, Gateway};
+use crate::gateway::{Clock, Gateway};
 use crate::reload::{self, Reloader};
 use crate::snapshot::chain;
 
@@ -83,7 +84,7 @@ impl App {
         let operators = bind("operators", config.admin).await?;
         let journal = config.journal.as_ref().map(open_journal).transpose()?;
         let clock = config.as_of_us.map_or(Clock::System, |as_of_us| Clock::Fixed { as_of_us });
-        let admission = Admission::new(config.in_flight_max);
+        let admission = Admission::new(config.in_flight_max, config.queue_target, tokio::time::Instant::now());
         let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default(), feast));
 
         let (stop, _) = watch::channel(Stage::Serving);

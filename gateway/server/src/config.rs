@@ -20,9 +20,11 @@ const ADMIN: &str = "127.0.0.1:6567";
 const NAMESPACE: &str = "weir";
 /// A million rows of fifty floats fit into half a gibibyte; a quarter is a polite default.
 const CACHE_MIB: u64 = 256;
-/// Two cores answer some 20,000 requests a second in 0.1 ms each: 1,024 in flight are 50 ms of queue, beyond
-/// any budget worth keeping.
-const IN_FLIGHT_MAX: u64 = 1_024;
+/// What bounds the memory of requests under way, some 100 KB each. How many a machine can do in time is learned, and on
+/// two cores that answer 20,000 a second it is a tenth of this.
+const IN_FLIGHT_MAX: u64 = 2_048;
+/// Nobody waits for a core for a minute.
+const QUEUE_TARGET_MAX: Duration = Duration::from_secs(60);
 /// Accepted requests get this long to end once the gateway is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -47,8 +49,10 @@ pub struct Config {
     pub as_of_us: Option<i64>,
     /// Bytes of rows the cache may hold.
     pub cache_bytes: u64,
-    /// Requests answered at the same time.
+    /// Most requests answered at the same time.
     pub in_flight_max: usize,
+    /// How long they may wait for a core before fewer are admitted; `None` = a share of their budgets.
+    pub queue_target: Option<Duration>,
     /// Accepted requests get this long once the gateway is told to stop.
     pub drain: Duration,
     /// Where answers are written down; `None` = nowhere.
@@ -173,6 +177,10 @@ impl Config {
             }
         });
         let in_flight_max = keys.number("in_flight_max", 1..=1_000_000).unwrap_or(IN_FLIGHT_MAX) as usize;
+        let queue_target = keys.millis("queue_target_ms", QUEUE_TARGET_MAX);
+        if queue_target.is_some_and(|target| target.is_zero()) {
+            keys.mistake("queue_target_ms", "every request waits a little: at least a millisecond");
+        }
         let drain = keys.millis("drain_ms", Duration::from_secs(600)).unwrap_or(DRAIN);
         let mut cache_bytes = CACHE_MIB << 20;
         if let Some(mut cache) = keys.table("cache") {
@@ -204,6 +212,7 @@ impl Config {
             as_of_us,
             cache_bytes,
             in_flight_max,
+            queue_target,
             drain,
             journal,
         }

@@ -6,6 +6,7 @@ mod sight;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,21 +24,21 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::{Service, ServiceExt};
+use weir_domain::Refusal;
 use weir_proto::encoded::{FeatureServiceServer, GrpcFeatureServerServer, ServingServiceServer};
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
 
 use crate::feast::{self, FeastGrpc};
+use crate::gate::{Entered, GET_FEATURES, Gate};
 use crate::gateway::Gateway;
 use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
 use crate::metrics::Metrics;
-use crate::timeout::ArrivedAt;
 
 /// A caller that has not sent its headers by then is a slow-loris or gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,8 +46,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_MAX: Duration = Duration::from_secs(75);
 /// What every HTTP/2 connection begins with. Until it is told apart from HTTP/1 no timeout of either applies.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The path of `weir.v1.FeatureService/GetFeatures`.
-const GET_FEATURES: &str = "/weir.v1.FeatureService/GetFeatures";
 /// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
 const STREAMS_MAX: u32 = 256;
 /// Bytes of headers of one request.
@@ -64,6 +63,8 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// What lies behind a port.
 #[derive(Clone)]
 pub(crate) struct Door {
+    /// What callers have to pass; operators are always let in.
+    gate: Option<Gate>,
     /// The call that everybody makes all the time; it is not sent through the router.
     features: Option<FeatureServiceServer<Grpc>>,
     /// Feast's own such call.
@@ -75,16 +76,24 @@ pub(crate) struct Door {
 impl Door {
     /// A port with nothing but these routes.
     pub(crate) fn to(routes: Router, metrics: Arc<Metrics>) -> Self {
-        Self { features: None, online: None, routes, metrics }
+        Self { gate: None, features: None, online: None, routes, metrics }
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Response {
+    async fn answer(self, entered: Result<Option<Entered>, Refusal>, mut request: Request<Incoming>) -> Response {
+        let _permit = match &self.gate {
+            Some(gate) => {
+                let begun = entered.and_then(|entered| entered.map(|e| gate.begin(e, &mut request)).transpose());
+                match begun {
+                    Ok(permit) => permit,
+                    Err(refusal) => return gate.refused(&refusal, &request),
+                }
+            }
+            None => None,
+        };
         if let Some(refused) = sight::refused(&request, &self.metrics) {
             return refused;
         }
         let is_grpc = sight::is_grpc(&request);
-        // Reading the body is on the caller's clock too.
-        request.extensions_mut().insert(ArrivedAt(Instant::now()));
         let answered = async {
             match self.features {
                 Some(mut features) if request.uri().path() == GET_FEATURES => {
@@ -137,7 +146,8 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     }
     let is_feast = online.is_some();
     let routes = json.merge(routes.into_axum_router()).fallback(move |request| nowhere(request, is_feast));
-    Door { features: Some(features), online, routes, metrics: Arc::clone(&gateway.metrics) }
+    let (gate, metrics) = (Some(Gate(Arc::clone(gateway))), Arc::clone(&gateway.metrics));
+    Door { gate, features: Some(features), online, routes, metrics }
 }
 
 /// A path that leads nowhere, said in the caller's own protocol.
@@ -171,7 +181,7 @@ pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<O
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => connect(stream, &server, &door, &connections),
+            Ok((stream, from)) => connect(stream, from.ip(), &server, &door, &connections),
             Err(error) => {
                 // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -201,13 +211,21 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
-fn connect(stream: TcpStream, server: &auto::Builder<TokioExecutor>, door: &Door, connections: &GracefulShutdown) {
+fn connect(
+    stream: TcpStream,
+    from: IpAddr,
+    server: &auto::Builder<TokioExecutor>,
+    door: &Door,
+    connections: &GracefulShutdown,
+) {
     // Replies are whole messages: waiting for more would only cost the budget.
     let _ = stream.set_nodelay(true);
     let door = door.clone();
+    // Called when headers are seen; what it returns is polled when there is a core for it.
     let answer = move |request| {
+        let entered = door.gate.as_ref().map(|gate| gate.enter(&request, from)).transpose();
         let door = door.clone();
-        async move { Ok::<_, Infallible>(door.answer(request).await) }
+        async move { Ok::<_, Infallible>(door.answer(entered, request).await) }
     };
     let service = hyper::service::service_fn(answer);
     let heard = Arc::new(AtomicUsize::new(0));

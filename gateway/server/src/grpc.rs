@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 use weir_domain::experiment::assign;
@@ -13,9 +12,10 @@ use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentService;
 
 use crate::decode::{self, NoRequest};
+use crate::gate::Arrived;
 use crate::gateway::Gateway;
-use crate::pipeline::{self, Arrival};
-use crate::{encode, refuse, telemetry, timeout};
+use crate::pipeline;
+use crate::{encode, refuse, telemetry};
 
 /// Both services over one gateway.
 #[derive(Clone)]
@@ -24,14 +24,14 @@ pub(crate) struct Grpc(pub(crate) Arc<Gateway>);
 #[tonic::async_trait]
 impl FeatureService for Grpc {
     async fn get_features(&self, request: Request<Bytes>) -> Result<Response<Encoded>, Status> {
-        let at = request.extensions().get::<timeout::ArrivedAt>().map_or_else(Instant::now, |a| a.0);
+        let arrived = Arrived::of(request.extensions());
         let (metadata, _, message) = request.into_parts();
         let headers = metadata.into_headers();
         let span = telemetry::request_span("grpc", &headers);
         let answered = async {
-            let timeout = timeout::read(&headers)?;
+            let arrival = arrived.with(&headers)?;
             let request = decode::request(&message)?;
-            Ok(pipeline::run(&self.0, request, Arrival { at, timeout }, encode::answer).await?)
+            Ok(pipeline::run(&self.0, request, arrival, encode::answer).await?)
         };
         match answered.instrument(span).await {
             Ok(bytes) => Ok(Response::new(Encoded(bytes))),

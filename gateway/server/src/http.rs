@@ -15,11 +15,11 @@ use weir_domain::catalog::{Feature, RequestFeature, Scope, Service};
 use weir_domain::experiment::assign;
 use weir_domain::{Refusal, Violation};
 
+use crate::gate::Arrived;
 use crate::gateway::Gateway;
 use crate::json::{self, value_to_json};
-use crate::pipeline::{self, Arrival};
-use crate::timeout::ArrivedAt;
-use crate::{refuse, telemetry, timeout};
+use crate::pipeline;
+use crate::{refuse, telemetry};
 
 /// Largest request body. 10,000 items of 300-byte keys fit; nobody's id list is longer.
 pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
@@ -40,15 +40,15 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
 
 async fn features(
     State(gateway): App,
-    arrived: axum::Extension<ArrivedAt>,
+    arrived: axum::Extension<Arrived>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let span = telemetry::request_span("http", &headers);
     let answered = async {
-        let timeout = timeout::read(&headers)?;
+        let arrival = arrived.0.with(&headers)?;
         let request = json::decode(&read(body)?)?;
-        pipeline::run(&gateway, request, Arrival { at: arrived.0.0, timeout }, json::encode).await
+        pipeline::run(&gateway, request, arrival, json::encode).await
     };
     match answered.instrument(span).await {
         Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),

@@ -2,6 +2,7 @@
 //! dies gracefully. Read [`pipeline`] first: it is the life of a request.
 
 mod admin;
+pub mod admission;
 pub mod app;
 pub mod cli;
 pub mod commands;
@@ -11,6 +12,7 @@ pub mod demo;
 mod doors;
 mod encode;
 pub mod feast;
+mod gate;
 pub mod gateway;
 mod grpc;
 mod http;

@@ -13,10 +13,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use weir_domain::catalog::Priority;
 use weir_domain::{Answer, Provenance, Refusal};
 use weir_journal::DropReason;
 use weir_store::{BreakerState, Trouble, Withheld};
 
+use crate::admission::Crowded;
 use crate::feast::Real;
 use crate::gateway::Gateway;
 use crate::pipeline::Meta;
@@ -252,6 +254,7 @@ impl Metrics {
 pub(crate) fn scrape(gateway: &Gateway) -> String {
     let mut facts = Registry::with_prefix("weir");
     facts.register_collector(Box::new(Facts(facts_of(gateway))));
+    facts.register_collector(Box::new(Refused::of(gateway)));
     let mut text = String::new();
     let written = encode_registry(&mut text, &gateway.metrics.registry)
         .and_then(|()| encode_registry(&mut text, &facts))
@@ -304,11 +307,47 @@ impl prometheus_client::collector::Collector for Facts {
     }
 }
 
+/// Requests that were not admitted, read at the moment of the scrape.
+#[derive(Debug)]
+struct Refused(Vec<([(&'static str, &'static str); 2], u64)>);
+
+impl Refused {
+    const FACT: Fact = Fact {
+        name: "admission_refused",
+        help: "Requests that were not admitted, by priority and reason",
+        kind: Kind::Counter,
+        points: Vec::new(),
+    };
+
+    fn of(gateway: &Gateway) -> Self {
+        let all = Priority::ALL.into_iter().flat_map(|priority| Crowded::ALL.map(|why| (priority, why)));
+        let point = |(priority, why): (Priority, Crowded)| {
+            let labels = [("priority", priority.name()), ("reason", why.name())];
+            (labels, gateway.admission.refused(priority, why))
+        };
+        Self(all.map(point).collect())
+    }
+}
+
+impl prometheus_client::collector::Collector for Refused {
+    fn encode(&self, mut encoder: prometheus_client::encoding::DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let mut metric = encoder.encode_descriptor(Self::FACT.name, Self::FACT.help, None, kind)?;
+        self.0
+            .iter()
+            .try_for_each(|(labels, n)| ConstCounter::new(*n).encode(metric.encode_family(&labels.as_slice())?))
+    }
+}
+
 fn facts_of(gateway: &Gateway) -> Vec<Fact> {
     let one = |name, help, kind, value| Fact { name, help, kind, points: vec![(None, value)] };
     let snapshot = gateway.snapshot();
     let store = snapshot.store.counters();
-    let in_flight = gateway.admission.in_flight() as u64;
+    let admission = &gateway.admission;
+    let in_flight = admission.in_flight() as u64;
+    let by_priority = |count: &dyn Fn(Priority) -> u64| -> Vec<_> {
+        Priority::ALL.into_iter().map(|p| (Some(("priority", p.name())), count(p))).collect()
+    };
     let breaker = match store.breaker() {
         BreakerState::Closed => 0,
         BreakerState::HalfOpen => 1,
@@ -323,6 +362,26 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
     let troubles = Trouble::ALL.map(|kind| (Some(("kind", kind.name())), store.troubles(kind)));
     let mut facts = vec![
         one("in_flight", "Requests being answered", Kind::Gauge, in_flight),
+        Fact {
+            name: "admission_in_flight",
+            help: "Requests being answered, by priority",
+            kind: Kind::Gauge,
+            points: by_priority(&|p| admission.in_flight_of(p) as u64),
+        },
+        Fact {
+            name: "admission_degraded",
+            help: "Requests admitted without reads and transforms",
+            kind: Kind::Counter,
+            points: by_priority(&|p| admission.degraded(p)),
+        },
+        one("admission_limit", "Requests that may be in flight, as learned", Kind::Gauge, admission.limit() as u64),
+        one("admission_callers", "Callers with requests in flight", Kind::Gauge, admission.callers() as u64),
+        one(
+            "admission_delay_us",
+            "Microseconds that a request waits for a core",
+            Kind::Gauge,
+            admission.delay().as_micros() as u64,
+        ),
         Fact {
             name: "cache_lookups",
             help: "Entities looked up in the cache by result",

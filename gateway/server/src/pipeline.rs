@@ -16,6 +16,7 @@ use weir_domain::plan::{Bound, Plan};
 use weir_domain::{Answer, Budget, Gathered, Record, Refusal, Request, RequestId, Spent, answer};
 use weir_store::Limits;
 
+use crate::admission::{Mode, degrade};
 use crate::gateway::Gateway;
 use crate::snapshot::Snapshot;
 use crate::transform;
@@ -27,6 +28,18 @@ pub struct Arrival {
     pub at: Instant,
     /// The caller's own deadline, if it gave one.
     pub timeout: Option<Duration>,
+    /// How much is done for it.
+    pub mode: Mode,
+}
+
+impl Arrival {
+    /// When the store has to have answered, given what it may take. A degraded request has no time for it at all.
+    pub(crate) fn store_until(&self, within: Duration) -> Instant {
+        match self.mode {
+            Mode::Full => self.at + within,
+            Mode::Degraded => self.at,
+        }
+    }
 }
 
 /// What every encoding says besides the answer itself.
@@ -50,7 +63,6 @@ pub async fn run(
     let snapshot = gateway.snapshot();
     let mut watch = Watch::since(arrival.at);
 
-    let _permit = gateway.admission.admit()?;
     let (budget, assignment, plan) = plan(&snapshot, &request, arrival)?;
     let mut bound = plan.bind(request)?;
     watch.lap(|s| &mut s.plan_us);
@@ -60,14 +72,19 @@ pub async fn run(
 
     // From here on every caller gets an answer.
     let mut gathered = Gathered { cells: std::mem::take(&mut bound.cells), times: Vec::new() };
-    let due = arrival.at + budget.store_until(watch.elapsed(), plan.needs.after_waiting());
+    let due = arrival.store_until(budget.store_until(watch.elapsed(), plan.needs.after_waiting()));
     let was_cut = fetch(gateway, &snapshot, &plan, &bound, due, &mut gathered).await;
     watch.lap(|s| &mut s.fetch_us);
-    if was_cut {
-        plan.needs.after_store.took(watch.last - due);
+    match arrival.mode {
+        Mode::Full => {
+            if was_cut {
+                plan.needs.after_store.took(watch.last - due);
+            }
+            let until = arrival.at + budget.transforms_until(plan.needs.finish.get());
+            transform::run(gateway, &snapshot, &plan, bound.rows, until, &mut gathered).await;
+        }
+        Mode::Degraded => degrade::shed(&plan, bound.rows, &mut gathered),
     }
-    let until = arrival.at + budget.transforms_until(plan.needs.finish.get());
-    transform::run(gateway, &snapshot, &plan, bound.rows, until, &mut gathered).await;
     watch.lap(|s| &mut s.transform_us);
     let (plan, computed_at) = (&plan, watch.last);
     let answer = answer(Arc::clone(plan), bound.rows, assignment, gathered);
@@ -107,6 +124,7 @@ async fn fetch(
 }
 
 fn record(gateway: &Gateway, meta: Meta, keys: Vec<weir_domain::Column>, answer: Answer) {
+    gateway.admission.replied(meta.budget.granted(), Duration::from_micros(meta.spent.total_us.into()));
     gateway.metrics.answered(&answer, &meta);
     if let Some(journal) = &gateway.journal {
         // What it does not keep, it counts.

@@ -4,15 +4,10 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use tokio::time::Instant;
 use weir_domain::{Refusal, Violation};
 
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 const REQUEST_TIMEOUT_MS: &str = "x-request-timeout-ms";
-
-/// When a request's headers were seen, noted before its body is read.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ArrivedAt(pub(crate) Instant);
 
 /// The caller's own deadline, if it gave one.
 pub(crate) fn read(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {

@@ -1,6 +1,7 @@
 //! The catalog as checked: entities, views, transforms, services and experiments whose names resolve,
 //! whose types fit and which document themselves. Reading it from text is [`read`].
 
+mod callers;
 mod layout;
 mod read;
 mod read_experiments;
@@ -10,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use callers::{Caller, Priority};
 pub use layout::{FeastKey, FeastLayout, KeyType, Layout};
 pub use read::read;
 pub use reader::{Keys, Mistakes, NAME_BYTES_MAX, is_name};
@@ -273,6 +275,16 @@ pub struct Catalog {
     pub transforms: Vec<Arc<Transform>>,
     /// Services by name.
     pub services: Vec<Arc<Service>>,
+    /// Callers that are known, by name.
+    pub callers: Vec<Arc<Caller>>,
     /// Layers, holdouts and experiments.
     pub experiments: Experiments,
+}
+
+impl Catalog {
+    /// How dear the requests of this caller are; of one that is not in the catalog as dear as most.
+    pub fn priority(&self, caller: &str) -> Priority {
+        let found = self.callers.binary_search_by(|known| (*known.doc.name).cmp(caller));
+        found.map_or(Priority::default(), |at| self.callers[at].priority)
+    }
 }

@@ -9,7 +9,7 @@ use md5::{Digest, Md5};
 
 use super::{
     Catalog, Doc, Entity, Fallback, Feature, FeatureRef, Freshness, JoinKey, Keys, Mistake, Mistakes, OnAbsent, Place,
-    Read, RequestFeature, Scope, Service, Transform, View, layout, read_experiments,
+    Read, RequestFeature, Scope, Service, Transform, View, callers, layout, read_experiments,
 };
 use crate::{FeatureType, Kind};
 
@@ -72,10 +72,11 @@ pub fn read(files: &[(String, String)]) -> Result<Catalog, Vec<Mistake>> {
     let services: Vec<Arc<Service>> =
         written.services.into_iter().filter_map(|k| service(k, &views, &names, &mistakes)).map(Arc::new).collect();
     unique(services.iter().map(|s| (&s.doc, s.doc.name.to_string())), "service", &mistakes);
+    let callers = callers::read(written.callers, &mistakes);
     let experiments = read_experiments::read(written.layers, written.holdouts, written.experiments, &names, &mistakes);
 
     if mistakes.is_empty() {
-        Ok(Catalog { version: version.into(), views, transforms, services, experiments })
+        Ok(Catalog { version: version.into(), views, transforms, services, callers, experiments })
     } else {
         Err(mistakes.into_vec())
     }
@@ -87,6 +88,7 @@ struct Written<'de, 'm> {
     views: Vec<Keys<'de, 'm>>,
     transforms: Vec<Keys<'de, 'm>>,
     services: Vec<Keys<'de, 'm>>,
+    callers: Vec<Keys<'de, 'm>>,
     layers: Vec<Keys<'de, 'm>>,
     holdouts: Vec<Keys<'de, 'm>>,
     experiments: Vec<Keys<'de, 'm>>,
@@ -98,6 +100,7 @@ impl<'de, 'm> Written<'de, 'm> {
         self.views.append(&mut file.tables("view"));
         self.transforms.append(&mut file.tables("transform"));
         self.services.append(&mut file.tables("service"));
+        self.callers.append(&mut file.tables("caller"));
         self.layers.append(&mut file.tables("layer"));
         self.holdouts.append(&mut file.tables("holdout"));
         self.experiments.append(&mut file.tables("experiment"));

@@ -277,6 +277,8 @@ fn status(provenance: Provenance) -> i32 {
         | Provenance::TransformError
         | Provenance::DefaultTransform
         | Provenance::Unavailable
-        | Provenance::DefaultUnavailable => INVALID,
+        | Provenance::DefaultUnavailable
+        | Provenance::Shed
+        | Provenance::DefaultShed => INVALID,
     }
 }

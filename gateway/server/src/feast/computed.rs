@@ -16,6 +16,7 @@ use weir_proto::feast::serving::FieldStatus;
 use weir_proto::feast::types::{Value, value_type::Enum as ValueType};
 use weir_store::Limits;
 
+use crate::admission::{Mode, degrade};
 use crate::gateway::Gateway;
 use crate::snapshot::Snapshot;
 use crate::transform;
@@ -133,9 +134,13 @@ impl Computation {
         snapshot: &Snapshot,
         rows: usize,
         until: tokio::time::Instant,
+        mode: Mode,
         mut gathered: Gathered,
     ) -> Answer {
-        transform::run(gateway, snapshot, &self.plan, rows, until, &mut gathered).await;
+        match mode {
+            Mode::Full => transform::run(gateway, snapshot, &self.plan, rows, until, &mut gathered).await,
+            Mode::Degraded => degrade::shed(&self.plan, rows, &mut gathered),
+        }
         answer(Arc::clone(&self.plan), rows, Assignment::default(), gathered)
     }
 
@@ -283,6 +288,7 @@ impl<'c> Wanted<'c> {
             views: self.catalog.views.clone(),
             transforms: self.catalog.transforms.clone(),
             services: vec![Arc::new(self.service)],
+            callers: Vec::new(),
             experiments: Experiments::default(),
         }
     }

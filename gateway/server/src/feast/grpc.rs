@@ -16,9 +16,9 @@ use weir_proto::feast::types::{RepeatedValue, Value};
 use super::Served;
 use super::serve::{self, Ask, Unanswered};
 use super::write::{self, Through, To};
+use crate::gate::Arrived;
 use crate::pipeline::Arrival;
-use crate::timeout::ArrivedAt;
-use crate::{refuse, telemetry, timeout};
+use crate::{refuse, telemetry};
 
 /// The version of Feast whose answers these are.
 const VERSION: &str = "0.67.0";
@@ -115,11 +115,8 @@ impl FeastGrpc {
         let (metadata, extensions, request) = request.into_parts();
         let headers = metadata.into_headers();
         let span = telemetry::request_span("feast grpc", &headers);
-        let at = extensions.get::<ArrivedAt>().map_or_else(tokio::time::Instant::now, |arrived| arrived.0);
-        let answered = async {
-            let timeout = timeout::read(&headers)?;
-            self.answer(request, Arrival { at, timeout }, server).await
-        };
+        let arrived = Arrived::of(&extensions);
+        let answered = async { self.answer(request, arrived.with(&headers)?, server).await };
         answered.instrument(span).await.map(Response::new).map_err(|why| self.told(why))
     }
 

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{BoxError, Router};
 use http_body_util::{BodyExt, Limited};
-use tokio::time::Instant;
 use tracing::Instrument;
 use weir_feast::{
     Frame, JsonValue, OnlineRequest, Raised, encodable_values, field, flag, object, parse, string, unprocessable,
@@ -20,11 +19,11 @@ use weir_feast::{
 use super::Feast;
 use super::serve::{self, Ask, Unanswered};
 use super::write::{self, Through, To};
+use crate::gate::Arrived;
 use crate::gateway::Gateway;
 use crate::http::{BODY_BYTES_MAX, too_large};
 use crate::pipeline::Arrival;
-use crate::timeout::ArrivedAt;
-use crate::{refuse, telemetry, timeout};
+use crate::{refuse, telemetry};
 
 /// The path that everybody asks all the time.
 pub(crate) const ONLINE: &str = "/get-online-features";
@@ -106,12 +105,12 @@ where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send,
 {
     let (parts, body) = request.into_parts();
-    let at = parts.extensions.get::<ArrivedAt>().map_or_else(Instant::now, |arrived| arrived.0);
+    let arrived = Arrived::of(&parts.extensions);
     let span = telemetry::request_span("feast http", &parts.headers);
     let answered = async {
-        let timeout = timeout::read(&parts.headers)?;
+        let arrival = arrived.with(&parts.headers)?;
         let body = read(&parts.headers, body).await?;
-        answer(&gateway, &feast, &body, Arrival { at, timeout }).await
+        answer(&gateway, &feast, &body, arrival).await
     };
     match answered.instrument(span).await {
         Ok(response) => response,

@@ -162,6 +162,11 @@ impl Feast {
         store_address(&self.repo.online)
     }
 
+    /// Most time an answer may take.
+    pub(crate) fn budget(&self) -> Duration {
+        self.config.budget
+    }
+
     pub(crate) fn current(&self) -> Arc<Current> {
         self.current.load_full()
     }

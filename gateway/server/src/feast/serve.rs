@@ -16,6 +16,7 @@ use weir_store::{HashAsk, HashFound, Hashes, Limits};
 
 use super::record::record;
 use super::{Feast, vectors};
+use crate::admission::{Mode, degrade};
 use crate::gateway::Gateway;
 use crate::pipeline::{Arrival, Meta};
 use crate::snapshot::Snapshot;
@@ -107,7 +108,6 @@ pub(crate) async fn online<'c>(
     columns: impl FnOnce(&Lookup) -> Result<Vec<(&'c str, Vec<Value>)>, Raised>,
     encode: fn(&Answer<'_>) -> Vec<u8>,
 ) -> Result<(Bytes, Real), Unanswered> {
-    let _permit = gateway.admission.admit()?;
     let current = feast.current();
     let lookup = current.lookup(ask.features, ask.service, ask.full_names)?;
     let mut rows = lookup.bind(columns(&lookup)?, &current.naming)?;
@@ -117,12 +117,12 @@ pub(crate) async fn online<'c>(
     let budget = Budget::grant(arrival.timeout, feast.config.budget)?;
     let needs = &lookup.needs;
     let after_waiting = needs.after_waiting() + computation.as_ref().map_or(Duration::ZERO, |c| c.need());
-    let deadline = arrival.at + budget.store_until(arrival.at.elapsed(), after_waiting);
+    let deadline = arrival.store_until(budget.store_until(arrival.at.elapsed(), after_waiting));
     let limits = Limits { deadline, now_us: gateway.clock.now_us(), max_stale: None };
 
     let asks = asks(&lookup, &mut rows);
     let fetch = snapshot.store.fetch_hashes(&asks, limits).instrument(debug_span!("fetch", reads = asks.len()));
-    let (hashes, gathered) = match (&computation, &mut bound) {
+    let (mut hashes, gathered) = match (&computation, &mut bound) {
         (Some(computation), Some(bound)) => {
             let (hashes, (gathered, was_cut)) = tokio::join!(fetch, computation.fetch(&snapshot, bound, limits));
             (Hashes { was_cut: hashes.was_cut || was_cut, ..hashes }, Some((computation, gathered)))
@@ -130,13 +130,15 @@ pub(crate) async fn online<'c>(
         _ => (fetch.await, None),
     };
     let mut gathered_at = Instant::now();
-    if hashes.was_cut {
-        needs.after_store.took(gathered_at - deadline);
+    match arrival.mode {
+        Mode::Full if hashes.was_cut => needs.after_store.took(gathered_at - deadline),
+        Mode::Full => {}
+        Mode::Degraded => degrade::shed_hashes(&mut hashes),
     }
     let computed = match gathered {
         Some((computation, gathered)) => {
             let until = arrival.at + budget.transforms_until(needs.finish.get());
-            let answer = computation.run(gateway, &snapshot, rows.count, until, gathered).await;
+            let answer = computation.run(gateway, &snapshot, rows.count, until, arrival.mode, gathered).await;
             gathered_at = Instant::now();
             Some((computation.columns(&answer, feast.config.semantics), answer))
         }

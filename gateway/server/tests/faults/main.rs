@@ -19,7 +19,9 @@ mod corrupt;
 mod deadlines;
 mod frozen;
 mod killed;
+mod noisy;
 mod nonsense;
+mod overload;
 mod oversize;
 mod severed;
 

@@ -43,7 +43,7 @@ impl Setup {
         )
     }
 
-    /// The same with the demo's own budgets.
+    /// The same with the demo's own budgets. Waiting for a core of a machine that runs other tests is no overload here.
     pub fn hasty() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let demo = repo().join("deploy/demo");
@@ -53,7 +53,8 @@ impl Setup {
         copy_dir(components(), &dir.path().join("plugins"));
         fs::write(
             dir.path().join("weir.toml"),
-            "namespace = \"flights\"\nas_of = \"2013-12-01T05:00:00Z\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n",
+            "namespace = \"flights\"\nas_of = \"2013-12-01T05:00:00Z\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+             queue_target_ms = 60000\n",
         )
         .expect("write weir.toml");
         Self { dir, store: None, journal: None, env: Vec::new() }
