@@ -40,6 +40,8 @@ use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
 use crate::metrics::Metrics;
 
+pub(crate) use sight::is_grpc;
+
 /// A caller that has not sent its headers by then is a slow-loris or gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any budget: a request that takes this long is one whose body never comes.
@@ -93,7 +95,7 @@ impl Door {
         if let Some(refused) = sight::refused(&request, &self.metrics) {
             return refused;
         }
-        let is_grpc = sight::is_grpc(&request);
+        let is_grpc = is_grpc(&request);
         let answered = async {
             match self.features {
                 Some(mut features) if request.uri().path() == GET_FEATURES => {
@@ -152,7 +154,7 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
 
 /// A path that leads nowhere, said in the caller's own protocol.
 async fn nowhere(request: Request<Body>, is_feast: bool) -> Response {
-    if sight::is_grpc(&request) {
+    if is_grpc(&request) {
         tonic::Status::unimplemented("no such method").into_http()
     } else if is_feast {
         feast::Served::nowhere(request.uri(), request.headers())

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{Extensions, Method, Request, header};
+use axum::http::{Extensions, Method, Request};
 use axum::response::Response;
 use tokio::time::Instant;
 use weir_domain::Refusal;
 use weir_domain::catalog::Priority;
 
 use crate::admission::{Admission, Mode, Permit, Through, Visitor};
+use crate::doors::is_grpc;
 use crate::gateway::Gateway;
 use crate::pipeline::Arrival;
 use crate::{feast, refuse, timeout};
@@ -109,12 +110,7 @@ impl Gate {
     /// The refusal in the caller's own protocol.
     pub(crate) fn refused<B>(&self, refusal: &Refusal, request: &Request<B>) -> Response {
         self.0.metrics.refused(refusal);
-        let content_type = request.headers().get(header::CONTENT_TYPE);
-        if content_type.is_some_and(|of| of.as_bytes().starts_with(b"application/grpc")) {
-            refuse::grpc(refusal).into_http::<Body>()
-        } else {
-            refuse::http(refusal)
-        }
+        if is_grpc(request) { refuse::grpc(refusal).into_http::<Body>() } else { refuse::http(refusal) }
     }
 }
 

@@ -15,7 +15,7 @@ const GRPC_PREFIX_BYTES: u64 = 5;
 const GRPC: &[u8] = b"application/grpc";
 
 /// Whether a request wants to be answered in gRPC.
-pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
+pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
     request.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(GRPC))
 }
 
