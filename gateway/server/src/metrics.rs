@@ -389,7 +389,7 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
             points: lookups.map(|(result, count)| (Some(("result", result)), count)).into(),
         },
         one("store_batches", "Batches sent to the store", Kind::Counter, store.store_batches.get()),
-        one("store_attempts", "Batches sent to a node, second times too", Kind::Counter, store.store_attempts.get()),
+        one("store_attempts", "Batches as they were sent, second times too", Kind::Counter, store.store_attempts.get()),
         one("store_keys", "Entities asked from the store", Kind::Counter, store.store_keys.get()),
         one(
             "store_flights_joined",

@@ -32,7 +32,7 @@ pub struct Counters {
     pub cache_misses: Counter,
     /// Keys answered by a row past its freshness because the store did not answer in time.
     pub cache_stale: Counter,
-    /// Batches sent to the store.
+    /// Batches sent to the store: one for each node that has some of what a request wants.
     pub store_batches: Counter,
     /// Keys in those batches.
     pub store_keys: Counter,

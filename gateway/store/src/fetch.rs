@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use hashbrown::DefaultHashBuilder;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -206,7 +207,7 @@ impl Shared {
         if asks.is_empty() {
             return (found, false);
         }
-        let (seats, read) = match self.board(redis, wanted, &asks, landings, limits, now) {
+        let (seats, reads) = match self.board(redis, wanted, &asks, landings, limits, now) {
             Ok(boarded) => boarded,
             Err(why) => {
                 self.fall_back(wanted, asks, why, limits, &mut found);
@@ -214,9 +215,7 @@ impl Shared {
             }
         };
         let all = async {
-            if let Some(read) = read {
-                read.await;
-            }
+            join_all(reads).await;
             for seat in seats.iter().flatten() {
                 seat.landed().await;
             }
@@ -271,7 +270,7 @@ impl Shared {
         (found, asks)
     }
 
-    /// Finds a read for every ask, starting one for those that nobody reads yet; or why none is started.
+    /// Finds a read for every ask, starting those that nobody does yet, one per node; or why none is started.
     fn board(
         self: &Arc<Self>,
         redis: &Redis,
@@ -280,7 +279,7 @@ impl Shared {
         landings: u64,
         limits: Limits,
         now: Instant,
-    ) -> Result<(Vec<Option<Seat>>, Option<UnderWay>), Provenance> {
+    ) -> Result<(Vec<Option<Seat>>, Vec<UnderWay>), Provenance> {
         if now >= limits.deadline {
             return Err(Provenance::Late);
         }
@@ -291,13 +290,15 @@ impl Shared {
         let permit = self.reads.clone().try_acquire_owned().ok();
         let boards = if permit.is_some() { Boards::Leading } else { Boards::Joining };
         let keys = asks.iter().map(|ask| wanted.key(ask.entity));
-        let Boarding { seats, leader } = self.flights.board(keys, boards);
+        let node_of = |place: usize| redis.node_of(stored_key(wanted, asks[place].entity));
+        let Boarding { seats, leaders } = self.flights.board(keys, boards, node_of);
         if seats.iter().any(Option::is_none) {
             self.counters.trouble(Trouble::Busy);
         }
-        let led = leader.as_ref().map_or(0, |leader| leader.keys().len());
+        let led: usize = leaders.iter().map(|leader| leader.keys().len()).sum();
         self.counters.flights_joined.add(seats.iter().flatten().count() - led);
-        if let (Some(leader), Some(permit)) = (leader, permit) {
+        let Some(permit) = permit.map(Arc::new) else { return Ok((seats, vec![])) };
+        let send = |leader: Leader| {
             let own = asks.iter().zip(&seats);
             let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
             let of = |(ask, _): (&Ask, _)| {
@@ -305,10 +306,11 @@ impl Shared {
             };
             let (shapes, known) = own.map(of).unzip();
             let waits = Arc::new(Waits::until(limits.deadline));
-            let errand = Errand { leader, shapes, known, waits, _permit: permit };
-            return Ok((seats, self.send(errand, redis, landings, limits, now)));
-        }
-        Ok((seats, None))
+            let errand = Errand { leader, shapes, known, waits, _permit: permit.clone() };
+            self.send(errand, redis, landings, limits, now)
+        };
+        let reads = leaders.into_iter().filter_map(send).collect();
+        Ok((seats, reads))
     }
 
     /// Starts the read, unless it turns out that a flight which landed after the look into the cache has
@@ -399,7 +401,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// A read on its way, apart from the request that began it.
+/// A read from one node on its way, apart from the request that began it.
 struct Errand {
     leader: Leader,
     /// By the leader's keys.
@@ -408,7 +410,7 @@ struct Errand {
     known: Vec<Option<Entry>>,
     /// The request that began it, while it waits.
     waits: Arc<Waits>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Errand {
@@ -446,6 +448,14 @@ impl Errand {
         }
         let failed = || Answer::Failed(Trouble::Other);
         self.leader.land(answers.into_iter().map(|answer| answer.unwrap_or_else(failed)).collect());
+    }
+}
+
+/// Under which key Redis has an entity's row.
+fn stored_key(wanted: &Wanted, entity: usize) -> &[u8] {
+    match wanted.shape(entity) {
+        Shape::Packed(_) => wanted.key(entity),
+        Shape::Hash(_) => wanted.key(entity).get(hash::ID_BYTES..).unwrap_or_default(),
     }
 }
 

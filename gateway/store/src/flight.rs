@@ -45,8 +45,9 @@ pub(crate) struct Seat {
 pub(crate) struct Boarding {
     /// By key: its seat, or `None` where nobody reads it and the caller may not start a read either.
     pub(crate) seats: Vec<Option<Seat>>,
-    /// The read that the caller must now do, for the keys nobody else reads.
-    pub(crate) leader: Option<Leader>,
+    /// The reads that the caller must now do, for the keys nobody else reads: one for each node that has some of them,
+    /// so that each lands when its own node has answered.
+    pub(crate) leaders: Vec<Leader>,
 }
 
 /// Whether a caller may start a read of its own, or can only join others'.
@@ -67,27 +68,39 @@ impl Flights {
         self.landings.load(SeqCst)
     }
 
-    /// Finds a seat for each of these distinct keys.
-    pub(crate) fn board<'k>(self: &Arc<Self>, keys: impl Iterator<Item = &'k [u8]>, how: Boards) -> Boarding {
-        let own = Arc::new(Flight { answers: OnceLock::new(), landed: Notify::new() });
-        let mut led = Vec::new();
+    /// Finds a seat for each of these distinct keys. Those at places to which `node_of` gives the same number share a
+    /// flight.
+    pub(crate) fn board<'k>(
+        self: &Arc<Self>,
+        keys: impl Iterator<Item = &'k [u8]>,
+        how: Boards,
+        node_of: impl Fn(usize) -> usize,
+    ) -> Boarding {
+        let mut led: Vec<(usize, Arc<Flight>, Vec<Bytes>)> = Vec::new();
         let mut table = self.seats();
-        let seat = |key: &[u8]| {
+        let seat = |(place, key): (usize, &[u8])| {
             if let Some(seat) = table.get(key) {
                 return Some(seat.clone());
             }
             if how == Boards::Joining {
                 return None;
             }
-            let (key, seat) = (Bytes::copy_from_slice(key), Seat { flight: own.clone(), index: led.len() });
+            let node = node_of(place);
+            let known = led.iter().position(|(of, ..)| *of == node);
+            let at = known.unwrap_or_else(|| {
+                led.push((node, Arc::new(Flight { answers: OnceLock::new(), landed: Notify::new() }), Vec::new()));
+                led.len() - 1
+            });
+            let (_, flight, keys) = &mut led[at];
+            let (key, seat) = (Bytes::copy_from_slice(key), Seat { flight: flight.clone(), index: keys.len() });
             table.insert(key.clone(), seat.clone());
-            led.push(key);
+            keys.push(key);
             Some(seat)
         };
-        let seats = keys.map(seat).collect();
+        let seats = keys.enumerate().map(seat).collect();
         drop(table);
-        let leader = (!led.is_empty()).then(|| Leader { flights: self.clone(), flight: own, keys: led });
-        Boarding { seats, leader }
+        let leader = |(_, flight, keys)| Leader { flights: self.clone(), flight, keys };
+        Boarding { seats, leaders: led.into_iter().map(leader).collect() }
     }
 
     /// Nothing panics while the lock is held, and a half-done boarding would only be a missing or a surplus
@@ -166,7 +179,25 @@ mod tests {
     }
 
     fn board(flights: &Arc<Flights>, keys: &[&str]) -> Boarding {
-        flights.board(keys.iter().map(|k| k.as_bytes()), Boards::Leading)
+        flights.board(keys.iter().map(|k| k.as_bytes()), Boards::Leading, |_| 0)
+    }
+
+    fn one(boarding: Boarding) -> Leader {
+        let [leader] = boarding.leaders.try_into().unwrap_or_else(|_| panic!("one leader"));
+        leader
+    }
+
+    #[test]
+    fn each_node_has_a_flight_of_its_own() {
+        let flights = flights();
+        let keys = ["a1", "b1", "a2"].map(str::as_bytes);
+        let boarding = flights.board(keys.into_iter(), Boards::Leading, |place| place % 2);
+        let led: Vec<_> = boarding.leaders.iter().map(|leader| leader.keys().to_vec()).collect();
+        assert_eq!(led, [vec!["a1", "a2"], vec!["b1"]]);
+        let mut leaders = boarding.leaders.into_iter();
+        leaders.next().unwrap().land(vec![Answer::Nothing, Answer::Row("row".into())]);
+        let answers: Vec<_> = boarding.seats.iter().map(|seat| seat.as_ref().unwrap().answer()).collect();
+        assert_eq!(answers, [Some(&Answer::Nothing), None, Some(&Answer::Row("row".into()))]);
     }
 
     #[tokio::test]
@@ -174,15 +205,15 @@ mod tests {
         let flights = flights();
         let first = board(&flights, &["a", "b"]);
         let second = board(&flights, &["b", "c"]);
-        assert_eq!(second.leader.as_ref().unwrap().keys(), ["c"]);
+        assert_eq!(second.leaders[0].keys(), ["c"]);
         let follower = second.seats[0].clone().unwrap();
         let waiting = tokio::spawn(async move {
             follower.landed().await;
             follower.answer().cloned()
         });
-        first.leader.unwrap().land(vec![Answer::Nothing, Answer::Row("row".into())]);
+        one(first).land(vec![Answer::Nothing, Answer::Row("row".into())]);
         assert_eq!(waiting.await.unwrap(), Some(Answer::Row("row".into())));
-        assert_eq!(board(&flights, &["a", "b"]).leader.unwrap().keys(), ["a", "b"], "landed keys are free again");
+        assert_eq!(one(board(&flights, &["a", "b"])).keys(), ["a", "b"], "landed keys are free again");
     }
 
     #[tokio::test]
@@ -191,23 +222,23 @@ mod tests {
         let (first, second) = (board(&flights, &["a"]), board(&flights, &["a"]));
         let before = flights.landings();
         let crash = tokio::spawn(async move {
-            let _leader = first.leader;
+            let _leader = one(first);
             panic!("as a test");
         });
         let seat = second.seats[0].clone().unwrap();
         seat.landed().await;
-        assert!(crash.await.is_err() && second.leader.is_none());
+        assert!(crash.await.is_err() && second.leaders.is_empty());
         assert_eq!(seat.answer(), Some(&Answer::Failed(Trouble::Other)));
         assert_eq!(flights.landings(), before + 1);
-        assert!(board(&flights, &["a"]).leader.is_some());
+        assert!(board(&flights, &["a"]).leaders.len() == 1);
     }
 
     #[test]
     fn who_may_not_lead_can_still_join() {
         let flights = flights();
         let first = board(&flights, &["a"]);
-        let second = flights.board([b"a".as_slice(), b"b"].into_iter(), Boards::Joining);
-        assert!(second.seats[0].is_some() && second.seats[1].is_none() && second.leader.is_none());
+        let second = flights.board([b"a".as_slice(), b"b"].into_iter(), Boards::Joining, |_| 0);
+        assert!(second.seats[0].is_some() && second.seats[1].is_none() && second.leaders.is_empty());
         drop(first);
     }
 }

@@ -134,7 +134,6 @@ impl Redis {
 
     /// Keys with the same number are read from the same node, as of now. Who reads each node's keys on their own
     /// is not held up by another node.
-    #[allow(dead_code, reason = "for readers that split their batches")]
     pub(crate) fn node_of(&self, key: &[u8]) -> usize {
         match &self.shared.layout {
             Layout::One(_) | Layout::Sentinel(_) => 0,

@@ -15,15 +15,20 @@ mod stored;
 #[path = "../harness/wire.rs"]
 mod wire;
 
+mod cards;
 mod corrupt;
 mod deadlines;
+mod failover;
 mod frozen;
 mod killed;
+mod moved;
 mod noisy;
 mod nonsense;
 mod overload;
 mod oversize;
 mod severed;
+mod slow;
+mod slow_node;
 
 /// Nothing else runs on the machine (`make test-faults`): then figures of time may be held to what was promised.
 fn is_quiet() -> bool {
