@@ -98,10 +98,11 @@ impl App {
         let ready = Arc::new(AtomicBool::new(true));
         let (listen, admin) = (local(&public, config.listen), local(&operators, config.admin));
         let reloader = Arc::new(Reloader::new(config.clone(), engine, Arc::clone(&gateway)));
-        let public_routes = doors::public(&gateway).await;
+        let limits = Arc::new(config.limits.clone());
+        let public_routes = doors::public(&gateway, Arc::clone(&limits)).await;
         let admin_routes = admin::routes(Admin { reloader: Arc::clone(&reloader), ready: Arc::clone(&ready) });
         let public_door = tokio::spawn(doors::serve(public, public_routes, until(Stage::Draining), config.drain));
-        let admin_routes = Door::to(admin_routes, Arc::clone(&gateway.metrics));
+        let admin_routes = Door::to(admin_routes, Arc::clone(&gateway.metrics), limits);
         let admin_door = tokio::spawn(doors::serve(operators, admin_routes, until(Stage::Drained), config.drain));
         let registry = tokio::spawn(feast::keep(Arc::clone(&reloader)));
         let watcher = tokio::spawn(reloader.watch());

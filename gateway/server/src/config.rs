@@ -10,6 +10,7 @@ use weir_feast::Semantics;
 use weir_journal::{FSYNC_EVERY, QUEUE_BYTES, SEAL_AFTER};
 use weir_store::{AddressError, RedisAddress, Replicas};
 
+pub use crate::doors::Limits;
 use crate::feast::{self, FeastConfig};
 
 /// Feast's own port, so that clients need only another host.
@@ -55,6 +56,8 @@ pub struct Config {
     pub queue_target: Option<Duration>,
     /// Accepted requests get this long once the gateway is told to stop.
     pub drain: Duration,
+    /// What strangers may do at the doors.
+    pub limits: Limits,
     /// Where answers are written down; `None` = nowhere.
     pub journal: Option<JournalConfig>,
     /// The Feast repository that is served too.
@@ -182,6 +185,13 @@ impl Config {
             keys.mistake("queue_target_ms", "every request waits a little: at least a millisecond");
         }
         let drain = keys.millis("drain_ms", Duration::from_secs(600)).unwrap_or(DRAIN);
+        let mut limits = Limits::default();
+        if let Some(connections) = keys.number("connections_max", 1..=1_000_000) {
+            limits.connections_max = connections as usize;
+        }
+        if let Some(age) = keys.number("connection_age_s", 1..=604_800) {
+            limits.age = Duration::from_secs(age);
+        }
         let mut cache_bytes = CACHE_MIB << 20;
         if let Some(mut cache) = keys.table("cache") {
             cache_bytes = cache.number("capacity_mib", 0..=1 << 20).unwrap_or(CACHE_MIB) << 20;
@@ -214,6 +224,7 @@ impl Config {
             in_flight_max,
             queue_target,
             drain,
+            limits,
             journal,
         }
     }

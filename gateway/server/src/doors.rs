@@ -1,29 +1,22 @@
-//! The doors: one port that speaks gRPC and JSON over HTTP/1.1 and HTTP/2, and how connections are taken and
-//! given back. Every limit on what a stranger may do to the process stands here.
+//! The doors: one port that speaks gRPC and JSON over HTTP/1.1 and HTTP/2. How connections are taken and given back, and
+//! every limit on what a stranger may do to the process, is in `connections`.
 
+mod connections;
+mod counts;
+mod frames;
+mod pulse;
 mod sight;
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::io::{self, IoSlice};
-use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Method, Request, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -39,28 +32,15 @@ use crate::gateway::Gateway;
 use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
 use crate::metrics::Metrics;
+use crate::refuse;
 
+pub use connections::Limits;
+pub(crate) use connections::serve;
+pub(crate) use counts::Counts;
 pub(crate) use sight::is_grpc;
 
-/// A caller that has not sent its headers by then is a slow-loris or gone.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than any budget: a request that takes this long is one whose body never comes.
-const REQUEST_MAX: Duration = Duration::from_secs(75);
-/// What every HTTP/2 connection begins with. Until it is told apart from HTTP/1 no timeout of either applies.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
-const STREAMS_MAX: u32 = 256;
-/// Bytes of headers of one request.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// Bytes that a slow reader may keep waiting per stream.
-const SEND_BUFFER_MAX: usize = 1 << 20;
-/// A peer that vanished without a word is noticed after this and the next.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams that a caller may open and reset before the server could answer (rapid reset).
-const PENDING_RESETS_MAX: usize = 100;
-/// Pause after a failed accept: without free file descriptors the next one fails too.
-const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// Suggested to callers while too much is left unread: about the time in which the slowest are cut off.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What lies behind a port.
 #[derive(Clone)]
@@ -73,12 +53,14 @@ pub(crate) struct Door {
     online: Option<feast::Served>,
     routes: Router,
     metrics: Arc<Metrics>,
+    counts: Arc<Counts>,
+    limits: Arc<Limits>,
 }
 
 impl Door {
-    /// A port with nothing but these routes.
-    pub(crate) fn to(routes: Router, metrics: Arc<Metrics>) -> Self {
-        Self { gate: None, features: None, online: None, routes, metrics }
+    /// A port with nothing but these routes. Its connections are not in the metrics.
+    pub(crate) fn to(routes: Router, metrics: Arc<Metrics>, limits: Arc<Limits>) -> Self {
+        Self { gate: None, features: None, online: None, routes, metrics, counts: Arc::default(), limits }
     }
 
     async fn answer(self, entered: Result<Option<Entered>, Refusal>, mut request: Request<Incoming>) -> Response {
@@ -96,6 +78,13 @@ impl Door {
             return refused;
         }
         let is_grpc = is_grpc(&request);
+        let refused = |refusal: Refusal, status| {
+            self.metrics.refused(&refusal);
+            if is_grpc { refuse::grpc(&refusal).into_http() } else { refuse::http_as(status, &refusal) }
+        };
+        if self.counts.unread_bytes.load(Ordering::Relaxed) > self.limits.unread_bytes_max {
+            return refused(Refusal::Overloaded { retry_after: RETRY_AFTER }, StatusCode::TOO_MANY_REQUESTS);
+        }
         let answered = async {
             match self.features {
                 Some(mut features) if request.uri().path() == GET_FEATURES => {
@@ -108,17 +97,16 @@ impl Door {
                 _ => self.routes.oneshot(request.map(Body::new)).await,
             }
         };
-        match tokio::time::timeout(REQUEST_MAX, answered).await {
+        match tokio::time::timeout(self.limits.request_max, answered).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
-            Err(_) if is_grpc => tonic::Status::deadline_exceeded("the request never came").into_http(),
-            Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+            Err(_) => refused(Refusal::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT),
         }
     }
 }
 
 /// Everything callers may ask.
-pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
+pub(crate) async fn public(gateway: &Arc<Gateway>, limits: Arc<Limits>) -> Door {
     let grpc = Grpc(Arc::clone(gateway));
     let features = FeatureServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
     let experiments = ExperimentServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
@@ -149,7 +137,8 @@ pub(crate) async fn public(gateway: &Arc<Gateway>) -> Door {
     let is_feast = online.is_some();
     let routes = json.merge(routes.into_axum_router()).fallback(move |request| nowhere(request, is_feast));
     let (gate, metrics) = (Some(Gate(Arc::clone(gateway))), Arc::clone(&gateway.metrics));
-    Door { gate, features: Some(features), online, routes, metrics }
+    let counts = Arc::clone(&metrics.door);
+    Door { gate, features: Some(features), online, routes, metrics, counts, limits }
 }
 
 /// A path that leads nowhere, said in the caller's own protocol.
@@ -170,125 +159,4 @@ async fn serving() -> HealthReporter {
     reporter.set_serving::<FeatureServiceServer<Grpc>>().await;
     reporter.set_serving::<ExperimentServiceServer<Grpc>>().await;
     reporter
-}
-
-/// Takes connections until `stop`, then lets those under way end within `drain`.
-pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<Output = ()>, drain: Duration) {
-    let server = server();
-    let connections = GracefulShutdown::new();
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut stop => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, from)) => connect(stream, from.ip(), &server, &door, &connections),
-            Err(error) => {
-                // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_BACK_OFF).await;
-            }
-        }
-    }
-    drop(listener);
-    let open = connections.count();
-    if tokio::time::timeout(drain, connections.shutdown()).await.is_err() {
-        tracing::warn!(open, drain_ms = drain.as_millis() as u64, "connections were cut: their requests took too long");
-    }
-}
-
-fn server() -> auto::Builder<TokioExecutor> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .max_send_buf_size(SEND_BUFFER_MAX)
-        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    server
-}
-
-fn connect(
-    stream: TcpStream,
-    from: IpAddr,
-    server: &auto::Builder<TokioExecutor>,
-    door: &Door,
-    connections: &GracefulShutdown,
-) {
-    // Replies are whole messages: waiting for more would only cost the budget.
-    let _ = stream.set_nodelay(true);
-    let door = door.clone();
-    // Called when headers are seen; what it returns is polled when there is a core for it.
-    let answer = move |request| {
-        let entered = door.gate.as_ref().map(|gate| gate.enter(&request, from)).transpose();
-        let door = door.clone();
-        async move { Ok::<_, Infallible>(door.answer(entered, request).await) }
-    };
-    let service = hyper::service::service_fn(answer);
-    let heard = Arc::new(AtomicUsize::new(0));
-    let stream = Counted { stream, heard: Arc::clone(&heard) };
-    let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-    let watched = connections.watch(connection);
-    tokio::spawn(async move {
-        tokio::select! {
-            ended = watched => if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended badly");
-            },
-            () = silence(&heard) => tracing::debug!("a connection was closed: nothing to answer came over it"),
-        }
-    });
-}
-
-/// Resolves after the header timeout if too little was heard to know the protocol, else never.
-async fn silence(heard: &AtomicUsize) {
-    tokio::time::sleep(HEADER_TIMEOUT).await;
-    if heard.load(Ordering::Relaxed) >= PREFACE.len() {
-        std::future::pending().await
-    }
-}
-
-/// A stream that counts the bytes read from it.
-struct Counted {
-    stream: TcpStream,
-    heard: Arc<AtomicUsize>,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.heard.fetch_add(buf.filled().len() - before, Ordering::Relaxed);
-        read
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

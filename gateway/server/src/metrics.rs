@@ -2,6 +2,7 @@
 //! journal count themselves in `scrape`.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use weir_journal::DropReason;
 use weir_store::{BreakerState, Trouble, Withheld};
 
 use crate::admission::Crowded;
+use crate::doors::Counts;
 use crate::feast::Real;
 use crate::gateway::Gateway;
 use crate::pipeline::Meta;
@@ -72,6 +74,8 @@ struct Outcome {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Counted at the callers' door.
+    pub(crate) door: Arc<Counts>,
     requests: Family<Service, Counter>,
     rows: Family<Service, Counter>,
     duration: Histograms<Service>,
@@ -140,6 +144,7 @@ impl Default for Metrics {
         let services = ArcSwap::default();
         Self {
             registry,
+            door: Arc::default(),
             requests,
             rows,
             duration,
@@ -359,9 +364,23 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
         ("miss", store.cache_misses.get()),
         ("stale", store.cache_stale.get()),
     ];
+    let door = &gateway.metrics.door;
+    let endings = door.endings().map(|(reason, count)| (Some(("reason", reason)), count)).collect();
+    let [open, unread] = [&door.open, &door.unread_bytes].map(|v| v.load(Ordering::Relaxed) as u64);
+    let [refused, accept_errors] = [&door.refused, &door.accept_errors].map(|v| v.load(Ordering::Relaxed));
     let troubles = Trouble::ALL.map(|kind| (Some(("kind", kind.name())), store.troubles(kind)));
     let mut facts = vec![
         one("in_flight", "Requests being answered", Kind::Gauge, in_flight),
+        one("connections", "Connections of callers that are open", Kind::Gauge, open),
+        one("connections_refused", "Connections closed at once because too many were open", Kind::Counter, refused),
+        Fact {
+            name: "connections_ended",
+            help: "Connections that ended, by why",
+            kind: Kind::Counter,
+            points: endings,
+        },
+        one("accept_errors", "Connections that the system did not hand over", Kind::Counter, accept_errors),
+        one("unread_bytes", "Bytes of replies that callers have not taken yet", Kind::Gauge, unread),
         Fact {
             name: "admission_in_flight",
             help: "Requests being answered, by priority",

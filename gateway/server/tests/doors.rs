@@ -5,61 +5,11 @@ mod harness;
 #[path = "harness/python.rs"]
 mod python;
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-
-use harness::{PATIENCE, Setup, connect, eventually, flights, post};
+use harness::{Setup, connect, eventually, flights, post};
 use python::python;
 use serde_json::{Value as Json, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_client::ExperimentServiceClient;
-
-/// The header timeout of the gateway.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-
-fn one_flight() -> v1::GetFeaturesRequest {
-    flights("u", "JFK", &[("N14228", "UA", "LAX")])
-}
-
-/// Sends bytes and nothing after them; whatever comes back until the gateway closes.
-async fn send(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(to).await.expect("connect");
-    // It may close while we still send.
-    let _ = stream.write_all(bytes).await;
-    let mut reply = Vec::new();
-    let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut reply)).await;
-    assert!(closed.is_ok(), "still open after {PATIENCE:?}: {:?}", String::from_utf8_lossy(bytes));
-    reply
-}
-
-#[tokio::test]
-async fn whoever_does_not_finish_the_headers_is_cut_after_the_header_timeout() {
-    let gateway = Setup::demo().start().await;
-    let to = gateway.listen();
-    // A client that connects early has said all it has to, and makes its first call when it has one.
-    let mut early = connect(to).await;
-    let slow: [&[u8]; 4] = [
-        b"POST /v1/features HTTP/1.1\r\nhost: test\r\nx-one-more: ",
-        b"GET",
-        // The start of an HTTP/2 connection, as far as it goes.
-        b"PRI * HTTP",
-        b"",
-    ];
-    let began = Instant::now();
-    let cut = slow.map(|bytes| async move {
-        send(to, bytes).await;
-        began.elapsed()
-    });
-    for (bytes, after) in slow.iter().zip(futures::future::join_all(cut).await) {
-        let bytes = String::from_utf8_lossy(bytes);
-        assert!(after > HEADER_TIMEOUT / 2, "{bytes:?} was cut after {after:?}");
-    }
-    assert!(began.elapsed() > HEADER_TIMEOUT);
-    assert_eq!(early.get_features(one_flight()).await.expect("an answer").into_inner().rows, 1);
-    gateway.stop().await;
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_client_finds_its_way_by_reflection_and_health() {
@@ -151,71 +101,6 @@ async fn both_doors_assign_as_one_line_of_md5_says() {
         places.insert(json!([wanted["holdouts"], wanted["arms"][0][1]]).to_string());
     }
     assert_eq!(places.len(), 4, "held out, in no arm, and in both arms: {places:?}");
-    gateway.stop().await;
-}
-
-#[tokio::test]
-async fn garbage_closes_its_own_connection_and_no_other() {
-    let gateway = Setup::demo().start().await;
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
-    let garbage: [Vec<u8>; 8] = [
-        vec![0; 4_096],
-        vec![0xff; 4_096],
-        (0..=255).cycle().take(10_000).collect(),
-        // A TLS client at a port without TLS.
-        [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &[7; 512]].concat(),
-        b"GET / HTTP/9.9\r\n\r\n".to_vec(),
-        b"GET /\0\0 HTTP/1.1\r\n\r\n".to_vec(),
-        // HTTP/2 that begins well: a frame of 16 MiB, and a SETTINGS frame on a stream of its own.
-        [preface, &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1], &[1; 4_096]].concat(),
-        [preface, &[0, 0, 6, 4, 0, 0, 0, 0, 9], &[1; 6]].concat(),
-    ];
-    for bytes in &garbage {
-        let reply = send(gateway.listen(), bytes).await;
-        // At most a refusal, or in HTTP/2 the server's settings and its goodbye.
-        let text = String::from_utf8_lossy(&reply).into_owned();
-        assert!(!text.starts_with("HTTP/1.1 2") && !text.starts_with("HTTP/1.1 5"), "{text}");
-        // The connection from before, and a new one.
-        assert_eq!(gateway.get(one_flight()).await.expect("an answer").rows, 1);
-        assert_eq!(harness::http_get(gateway.listen(), "/").await.0, 200);
-    }
-    eventually("nothing is in flight", async || gateway.metric("weir_in_flight ").await == 0.0).await;
-    gateway.stop().await;
-}
-
-/// An HTTP/2 frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let len = (payload.len() as u32).to_be_bytes();
-    [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-#[tokio::test]
-async fn http2_floods_cost_the_flooder_its_connection() {
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const CONTINUATION: u8 = 9;
-    const END_HEADERS: u8 = 4;
-    // POST http / in the words of HPACK's static table.
-    let post = [0x83, 0x86, 0x84];
-    let start = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat();
-    let mut rapid_reset = start.clone();
-    for stream in (1..20_000).step_by(2) {
-        rapid_reset.extend(frame(HEADERS, END_HEADERS, stream, &post));
-        rapid_reset.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
-    }
-    let mut endless_headers = [start, frame(HEADERS, 0, 1, &post)].concat();
-    for _ in 0..1_000 {
-        // A header of its own in each: x: x….
-        let field = [&[0x00, 0x01, b'x', 0x7f, 0x81, 0x07], [b'x'; 1_024].as_slice()].concat();
-        endless_headers.extend(frame(CONTINUATION, 0, 1, &field));
-    }
-    let gateway = Setup::demo().start().await;
-    for flood in [rapid_reset, endless_headers] {
-        send(gateway.listen(), &flood).await;
-        assert_eq!(gateway.get(one_flight()).await.expect("an answer").rows, 1);
-    }
-    eventually("nothing is in flight", async || gateway.metric("weir_in_flight ").await == 0.0).await;
     gateway.stop().await;
 }
 

@@ -6,8 +6,8 @@ use tonic::Code;
 use tonic_types::StatusExt;
 use weir_proto::v1;
 
-use crate::harness::{Setup, exchange};
-use crate::stored::{filled, route};
+use crate::harness::exchange;
+use crate::stored::{filled, route, unhurried};
 use crate::wire::Caller;
 
 const BODY: &str = r#"{"service":"route_card","items":{"origin":["JFK"],"dest":["LAX"]}}"#;
@@ -18,7 +18,7 @@ fn message() -> Vec<u8> {
 
 #[tokio::test]
 async fn a_deadline_that_has_passed_is_refused_before_the_store_hears_of_it() {
-    let (server, setup) = filled(Setup::demo());
+    let (server, setup) = filled(unhurried());
     let gateway = setup.start().await;
     let caller = Caller::to(gateway.listen()).await;
     let passed =
@@ -50,14 +50,14 @@ async fn a_deadline_that_has_passed_is_refused_before_the_store_hears_of_it() {
 
 #[tokio::test]
 async fn an_absurd_deadline_is_clamped_to_the_services_own() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let caller = Caller::to(gateway.listen()).await;
     let granted = async |headers: &[(&str, &str)]| {
         let reply: v1::GetFeaturesResponse = caller.call(headers, &message()).await.message();
         reply.budget.expect("a budget").granted_us
     };
     let own = granted(&[]).await;
-    assert_eq!(granted(&[("grpc-timeout", "7S")]).await, 7_000_000.min(own));
+    assert_eq!(granted(&[("grpc-timeout", "7S")]).await, 7_000_000);
     for absurd in ["99999999H", "99999999M", "99999999S"] {
         assert_eq!(granted(&[("grpc-timeout", absurd)]).await, own, "{absurd}");
     }
@@ -69,7 +69,7 @@ async fn an_absurd_deadline_is_clamped_to_the_services_own() {
 
 #[tokio::test]
 async fn a_deadline_that_nobody_can_read_is_an_error_that_names_its_header() {
-    let (server, setup) = filled(Setup::demo());
+    let (server, setup) = filled(unhurried());
     let gateway = setup.start().await;
     let caller = Caller::to(gateway.listen()).await;
     let grpc = ["", "S", "5", "-5m", "+5m", "5 m", " 5m", "5ms", "1.5S", "123456789m", "5d", "0x5m", "٥m", "5m,5m"];

@@ -17,8 +17,11 @@ mod wire;
 
 mod cards;
 mod corrupt;
+mod dawdlers;
 mod deadlines;
+mod exhausted;
 mod failover;
+mod floods;
 mod frozen;
 mod killed;
 mod moved;

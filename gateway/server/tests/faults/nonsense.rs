@@ -7,13 +7,13 @@ use tonic::Code;
 use tonic_types::StatusExt;
 use weir_proto::v1;
 
-use crate::harness::{Running, Setup, flights, floats, post, texts};
-use crate::stored::{provenances, routes};
+use crate::harness::{Running, flights, floats, post, texts};
+use crate::stored::{provenances, routes, unhurried};
 use crate::wire::{Caller, field};
 
 #[tokio::test]
 async fn every_bad_request_gets_a_clear_error_and_the_next_one_an_answer() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let good = || flights("u", "JFK", &[("N14228", "UA", "LAX"), ("N24211", "UA", "SFO")]);
     let with = |change: fn(&mut v1::GetFeaturesRequest)| {
         let mut request = good();
@@ -61,7 +61,7 @@ async fn every_bad_request_gets_a_clear_error_and_the_next_one_an_answer() {
 
 #[tokio::test]
 async fn bad_json_gets_a_clear_error_too() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let million =
         format!(r#"{{"service":"route_card","items":{{"origin":[{}"x"],"dest":["y"]}}}}"#, r#""x","#.repeat(999_999));
     let many =
@@ -92,7 +92,7 @@ async fn bad_json_gets_a_clear_error_too() {
 
 #[tokio::test]
 async fn bytes_that_are_no_message_are_an_error_and_not_a_guess() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let caller = Caller::to(gateway.listen()).await;
     let not_utf8 = [b'J', 0xff, b'K'];
     let strings = |text: &[u8]| field(2, field(5, field(1, text)));
@@ -150,7 +150,7 @@ async fn bytes_that_are_no_message_are_an_error_and_not_a_guess() {
 
 #[tokio::test]
 async fn the_wire_has_many_ways_to_say_one_thing() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let caller = Caller::to(gateway.listen()).await;
     let asked = flights("unit-1", "JFK", &[("N14228", "UA", "LAX"), ("N24211", "UA", "SFO")]);
     let columns = async |message: &[u8]| {
@@ -209,7 +209,7 @@ async fn the_wire_has_many_ways_to_say_one_thing() {
 
 #[tokio::test]
 async fn an_error_is_short_however_long_what_it_is_about() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let long = "é".repeat(500_000);
     let good = || flights("u", "JFK", &[("N14228", "UA", "LAX")]);
     let column = |name: &str| texts(name, &["x"]);
@@ -258,7 +258,7 @@ const PAIRS: [(&str, &str); 8] = [
 #[test]
 fn duplicates_are_answered_in_order() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let gateway = runtime.block_on(Setup::demo().start());
+    let gateway = runtime.block_on(unhurried().start());
     let ask = |pairs: &[(&str, &str)]| runtime.block_on(gateway.get(routes(pairs))).expect("an answer");
     let alone = PAIRS.map(|pair| ask(&[pair]));
     let told: std::collections::BTreeSet<_> = alone.iter().flat_map(provenances).map(|p| p.name()).collect();
@@ -375,7 +375,7 @@ impl Wrong {
 #[test]
 fn whatever_is_wrong_with_a_request_its_field_is_named() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let gateway: Running = runtime.block_on(Setup::demo().start());
+    let gateway: Running = runtime.block_on(unhurried().start());
     let mut refused = 0.0;
     let cases = std::cell::Cell::new(0.0);
     runner()

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tonic::Code;
 use weir_proto::v1;
 
-use crate::harness::{Setup, exchange, post};
-use crate::stored::route;
+use crate::harness::{exchange, post};
+use crate::stored::{route, unhurried};
 use crate::wire::{Caller, GET_FEATURES, GRPC, field, framed, read, send};
 
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -18,7 +18,7 @@ const DEEP: usize = 100_000;
 
 #[tokio::test]
 async fn a_body_that_announces_too_much_is_refused_before_a_byte_of_it_is_sent() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let head = "POST /v1/features HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
     let announced = send(gateway.listen(), format!("{head}content-length: 5000000000\r\n\r\n").as_bytes()).await;
     let announced = String::from_utf8_lossy(&announced);
@@ -48,7 +48,7 @@ async fn a_body_that_announces_too_much_is_refused_before_a_byte_of_it_is_sent()
 
 #[tokio::test]
 async fn a_body_without_a_length_is_refused_when_the_limit_has_come() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let head = "POST /v1/features HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n";
     let mut chunked = format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes();
     for _ in 0..6 {
@@ -71,7 +71,7 @@ async fn a_body_without_a_length_is_refused_when_the_limit_has_come() {
 
 #[tokio::test]
 async fn headers_over_the_limit_are_refused() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let huge = format!("GET /v1/services HTTP/1.1\r\nhost: test\r\nx: {}\r\n\r\n", "x".repeat(64 << 10));
     let many = format!("GET /v1/services HTTP/1.1\r\nhost: test\r\n{}\r\n", "x: y\r\n".repeat(4_000));
     for head in [huge, many] {
@@ -91,7 +91,7 @@ async fn headers_over_the_limit_are_refused() {
 
 #[tokio::test]
 async fn nothing_is_inflated() {
-    let gateway = Setup::demo().start().await;
+    let gateway = unhurried().start().await;
     let bomb = gzip(&vec![0; 64 << 20]);
     assert!(bomb.len() < 100_000);
     let caller = Caller::to(gateway.listen()).await;
@@ -126,7 +126,7 @@ async fn nothing_is_inflated() {
 
 #[tokio::test]
 async fn nesting_ends_with_an_error_and_not_with_the_stack() {
-    let setup = Setup::demo();
+    let setup = unhurried();
     let gateway = setup.spawn();
     let caller = Caller::to(gateway.listen).await;
     // Lists in lists, as the schema has them, and groups in groups, which nobody knows.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use weir::app::{App, StartError};
-use weir::config::{Config, Overrides, StoreUrl};
+use weir::config::{Config, Limits, Overrides, StoreUrl};
 use weir_proto::v1;
 use weir_proto::v1::feature_service_client::FeatureServiceClient;
 
@@ -30,6 +30,7 @@ pub struct Setup {
     store: Option<StoreUrl>,
     journal: Option<PathBuf>,
     env: Vec<(&'static str, String)>,
+    limits: Option<Limits>,
 }
 
 impl Setup {
@@ -57,7 +58,7 @@ impl Setup {
              queue_target_ms = 60000\n",
         )
         .expect("write weir.toml");
-        Self { dir, store: None, journal: None, env: Vec::new() }
+        Self { dir, store: None, journal: None, env: Vec::new(), limits: None }
     }
 
     pub fn store(mut self, url: &str) -> Self {
@@ -108,7 +109,16 @@ impl Setup {
 
     pub fn config(&self) -> Config {
         let overrides = Overrides { store: self.store.clone(), journal: self.journal.clone(), ..Overrides::default() };
-        Config::load(self.dir.path(), overrides).expect("a good weir.toml")
+        let config = Config::load(self.dir.path(), overrides).expect("a good weir.toml");
+        Config { limits: self.limits.clone().unwrap_or(config.limits), ..config }
+    }
+
+    /// Changes what strangers may do at the doors of this process.
+    pub fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        let mut limits = self.config().limits;
+        change(&mut limits);
+        self.limits = Some(limits);
+        self
     }
 
     /// Starts the app in this process.

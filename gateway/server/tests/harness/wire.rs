@@ -39,6 +39,11 @@ impl Caller {
         Self(send)
     }
 
+    /// Whether it may ask for more: not once the gateway has said goodbye.
+    pub async fn is_open(&self) -> bool {
+        self.0.clone().ready().await.is_ok()
+    }
+
     /// A POST whose headers are sent and whose body is the test's.
     pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> (ResponseFuture, SendStream<Bytes>) {
         let mut request = Request::post(format!("http://test{path}"));
@@ -132,4 +137,40 @@ pub fn field(number: u32, content: impl AsRef<[u8]>) -> Vec<u8> {
     prost::encoding::encode_varint(content.len() as u64, &mut bytes);
     bytes.extend_from_slice(content);
     bytes
+}
+
+/// What every HTTP/2 connection begins with.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+pub const END_HEADERS: u8 = 4;
+
+/// POST http / in the words of HPACK's static table.
+pub const POST: &[u8] = &[0x83, 0x86, 0x84];
+
+/// An HTTP/2 frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Kind, stream and payload of each whole frame.
+pub fn frames(mut bytes: &[u8]) -> Vec<(u8, u32, &[u8])> {
+    let mut frames = Vec::new();
+    while let Some((&[a, b, c, kind, _, d, e, f, g], rest)) = bytes.split_first_chunk::<9>() {
+        let len = u32::from_be_bytes([0, a, b, c]) as usize;
+        if rest.len() < len {
+            break;
+        }
+        frames.push((kind, u32::from_be_bytes([d, e, f, g]), &rest[..len]));
+        bytes = &rest[len..];
+    }
+    frames
 }

@@ -1,0 +1,244 @@
+//! Connections: how many there may be, how long each may stay, and when it has to go. Every limit on what a stranger
+//! may do to the process through one stands here.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::Door;
+use super::counts::Ending;
+use super::pulse::{Awaited, Felt, Pulse};
+
+/// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
+const STREAMS_MAX: u32 = 256;
+/// Bytes of headers of one request.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Bytes that a slow reader may keep waiting per stream beside the reply itself.
+const SEND_BUFFER_MAX: usize = 1 << 20;
+/// A peer that vanished without a word is noticed after this and the next.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that a caller may open and reset before the server could answer (rapid reset).
+const PENDING_RESETS_MAX: usize = 100;
+/// Pause after a failed accept: without free file descriptors the next one fails too.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// How long a flooder is listened to after the goodbye: not at all, but what was answered may still be sent.
+const FLOOD_GRACE: Duration = Duration::from_secs(1);
+
+/// What strangers may do. The constants above are the protocol's business; these are worth changing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time; one more is closed at once.
+    pub connections_max: usize,
+    /// A caller that has not sent its headers by then is a slow-loris or gone.
+    pub header_timeout: Duration,
+    /// A request that takes this long is one whose body never comes.
+    pub request_max: Duration,
+    /// Whoever does not take a reply for this long loses the connection and the replies on it, which are memory.
+    pub unread_max: Duration,
+    /// Bytes of replies, all connections together, that callers may leave unread before nobody is answered any more.
+    pub unread_bytes_max: usize,
+    /// A connection of this age, give or take a tenth, is asked to be opened anew, so that callers behind a balancer of
+    /// connections find gateways that are new.
+    pub age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Some 30 KiB each: a third of a gigabyte. A fleet of a thousand callers with ten connections each.
+            connections_max: 10_000,
+            header_timeout: Duration::from_secs(5),
+            // Longer than any budget.
+            request_max: Duration::from_secs(75),
+            // The largest replies, some tens of MiB, over a link of ten megabit a second.
+            unread_max: Duration::from_secs(30),
+            // With less memory than this to spare, a gateway has other troubles.
+            unread_bytes_max: 512 << 20,
+            // Long enough that new connections cost nothing, short enough that a new gateway has its share within the hour.
+            age: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+/// Takes connections until `stop`, then lets those under way end within `drain`.
+pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<Output = ()>, drain: Duration) {
+    let server = Arc::new(server(&door.limits));
+    let (leave, leaving) = watch::channel(false);
+    let mut open = JoinSet::new();
+    let mut stop = pin!(stop);
+    let mut is_failing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            Some(_) = open.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            // Both ends are told by the closing of it.
+            Ok(_) if open.len() >= door.limits.connections_max => {
+                door.counts.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok((stream, from)) => {
+                is_failing = false;
+                open.spawn(connection(stream, from.ip(), Arc::clone(&server), door.clone(), leaving.clone()));
+            }
+            Err(error) => {
+                // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
+                door.counts.accept_errors.fetch_add(1, Ordering::Relaxed);
+                if !is_failing {
+                    tracing::warn!(%error, "connections cannot be accepted; tried again until they can");
+                }
+                is_failing = true;
+                sleep(ACCEPT_BACK_OFF).await;
+            }
+        }
+    }
+    drop(listener);
+    leave.send_replace(true);
+    if timeout(drain, async { while open.join_next().await.is_some() {} }).await.is_err() {
+        let open = open.len();
+        tracing::warn!(open, drain_ms = drain.as_millis() as u64, "connections were cut: their requests took too long");
+    }
+}
+
+fn server(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(HEADER_BYTES_MAX as usize);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    server
+}
+
+/// The life of a connection.
+async fn connection(
+    stream: TcpStream,
+    from: IpAddr,
+    server: Arc<auto::Builder<TokioExecutor>>,
+    door: Door,
+    leaving: watch::Receiver<bool>,
+) {
+    let counts = Arc::clone(&door.counts);
+    counts.open.fetch_add(1, Ordering::Relaxed);
+    let ending = drive(stream, from, &server, door, leaving).await;
+    counts.open.fetch_sub(1, Ordering::Relaxed);
+    counts.ended(ending);
+    tracing::debug!(?ending, "a connection ended");
+}
+
+async fn drive(
+    stream: TcpStream,
+    from: IpAddr,
+    server: &auto::Builder<TokioExecutor>,
+    door: Door,
+    leaving: watch::Receiver<bool>,
+) -> Ending {
+    // Replies are whole messages: waiting for more would only cost the budget.
+    let _ = stream.set_nodelay(true);
+    let (limits, counts) = (Arc::clone(&door.limits), Arc::clone(&door.counts));
+    let pulse = Arc::new(Pulse::default());
+    let felt = Arc::clone(&pulse);
+    // Called when headers are seen; what it returns is polled when there is a core for it.
+    let answer = move |request| {
+        let entered = door.gate.as_ref().map(|gate| gate.enter(&request, from)).transpose();
+        let (door, pulse, counts) = (door.clone(), Arc::clone(&felt), Arc::clone(&counts));
+        async move {
+            let reply = door.answer(entered, request).await;
+            Ok::<_, Infallible>(reply.map(|body| Awaited::new(body, pulse, counts)))
+        }
+    };
+    let stream = TokioIo::new(Felt::new(stream, Arc::clone(&pulse)));
+    let mut connection = pin!(server.serve_connection(stream, hyper::service::service_fn(answer)));
+    let ending = tokio::select! {
+        biased;
+        ended = &mut connection => return Ending::of(ended),
+        ending = until_it_must_go(&pulse, &limits, leaving) => ending,
+    };
+    let grace = match ending {
+        Ending::Silent | Ending::Unread => return ending,
+        Ending::Flood => FLOOD_GRACE,
+        // Whoever is told to go may finish, and so may whom the gateway leaves: `drain` ends that.
+        _ => limits.request_max,
+    };
+    connection.as_mut().graceful_shutdown();
+    let finished = async {
+        tokio::select! {
+            _ = &mut connection => {}
+            () = left_unread(&pulse, &limits) => {}
+        }
+    };
+    let _ = timeout(grace, finished).await;
+    ending
+}
+
+/// Resolves when a connection has had its time.
+async fn until_it_must_go(pulse: &Pulse, limits: &Limits, mut leaving: watch::Receiver<bool>) -> Ending {
+    let (born, age) = (Instant::now(), jittered(limits.age));
+    let quiet = async {
+        sleep(limits.header_timeout).await;
+        if !pulse.is_known() {
+            return Ending::Silent;
+        }
+        let unread = async { left_unread(pulse, limits).await };
+        tokio::select! {
+            () = unread => Ending::Unread,
+            () = sleep_until(born + age) => Ending::Age,
+        }
+    };
+    tokio::select! {
+        ending = quiet => ending,
+        () = pulse.flood() => Ending::Flood,
+        // An error means that the door is gone.
+        _ = leaving.wait_for(|leaving| *leaving) => Ending::Drain,
+    }
+}
+
+/// Resolves when a reply was not taken in its time. Rounds are half of it: a reply is as old as one round or two.
+async fn left_unread(pulse: &Pulse, limits: &Limits) {
+    while !pulse.is_left_unread() {
+        sleep(limits.unread_max / 2).await;
+    }
+}
+
+/// Give or take a tenth, so that connections that were opened together do not go together.
+fn jittered(age: Duration) -> Duration {
+    // Every state is another: that is what it is for.
+    let random = RandomState::new().hash_one(0) % 2_000;
+    age.mul_f64(0.9 + random as f64 / 10_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_one_age_go_at_different_times() {
+        let age = Duration::from_secs(1_000);
+        let ages: std::collections::BTreeSet<_> = (0..1_000).map(|_| jittered(age)).collect();
+        assert!(ages.len() > 500);
+        assert!(ages.first() >= Some(&Duration::from_secs(900)) && ages.last() < Some(&Duration::from_secs(1_100)));
+    }
+}
