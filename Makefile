@@ -59,10 +59,10 @@ bench-feast: setup-redis setup-wrk setup-feast ## Measure the gateway beside Fea
 	cargo build --release --locked -p weir
 	WEIR=target/release/weir $(FEAST_ENV)/bin/python loadtest/feast/bench_feast.py
 
-scenarios: setup-redis ## Play scenarios A to G and judge them (two cores, a quiet machine, four minutes)
+scenarios: setup-redis ## Play scenarios A to G and judge them (two quiet cores, six minutes), into loadtest/README.md
 	cargo build --release --locked -p weir -p weir-loadtest
 	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) crosswind
-	python3 loadtest/scenarios.py --out target/scenarios
+	python3 loadtest/scenarios.py --out target/scenarios --readme loadtest/README.md
 
 freshness: setup-redis setup-python ## Measure hit rate and age by how long rows are believed, into loadtest/README.md
 	cargo build --release --locked -p weir -p weir-loadtest

@@ -1,19 +1,23 @@
 """Plays the scenarios one after the other and prints a Markdown table of their verdicts.
 
-    loadtest/scenarios.py [--out FOLDER] [NAME…]
+    loadtest/scenarios.py [--out FOLDER] [--readme README.md] [NAME…]
 
-FOLDER gets every verdict as JSON. Ends with 1 when something that was expected does not hold, or when a run was void.
+FOLDER gets every verdict as JSON, the README the table between its markers. Ends with 1 when something that was expected does not hold, or when a run was void.
 """
 
 import argparse
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LOADTEST = HERE.parent / "target/release/weir-loadtest"
+BEGIN, END = "<!-- scenarios -->\n", "<!-- /scenarios -->"
 
 
 def play(scenario, out):
@@ -48,10 +52,21 @@ def lines(verdict):
                f"/ {number(ms['p999'])} | {'; '.join(judged)} | {counts or '–'} |")
 
 
+def table(verdicts):
+    rows = ["| scenario | offered → in time, a second | p50 / p99 / p99.9 of answers, ms | expected | not answered |", "|---|---|---|---|---|"]
+    rows += [line for verdict in verdicts for line in lines(verdict)]
+    lag = max((verdict["generator"]["lag_p99_ms"] for verdict in verdicts), default=0)
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    machine = f"{os.cpu_count()} cores of {cpu[1].strip() if cpu else platform.machine()}, Linux {platform.release()}"
+    return "\n".join(rows) + (f"\n\n{date.today().isoformat()}; {machine}. The generator's own lag was {lag:.2f} ms at p99 in its worst run; "
+                              f"load average {os.getloadavg()[0]:.1f} at the end.")
+
+
 def main():
     parser = argparse.ArgumentParser(description="Plays the scenarios and prints their verdicts.")
     parser.add_argument("names", nargs="*", help="scenarios, by the names of their files [default: all]")
     parser.add_argument("--out", type=Path, default=HERE.parent / "target/scenarios")
+    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file")
     given = parser.parse_args()
     names = given.names or sorted(path.stem for path in HERE.glob("scenarios/*.toml"))
     given.out.mkdir(parents=True, exist_ok=True)
@@ -59,12 +74,16 @@ def main():
     for name in names:
         print(f"scenario {name}", file=sys.stderr)
         verdicts.append(play(HERE / f"scenarios/{name}.toml", given.out))
-    print("| scenario | offered → in time, a second | p50 / p99 / p99.9 of answers, ms | expected | not answered |\n|---|---|---|---|---|")
-    for verdict in filter(None, verdicts):
-        print("\n".join(lines(verdict)))
-    lag = max((v["generator"]["lag_p99_ms"] for v in verdicts if v), default=0)
-    print(f"\nThe generator's own lag was {lag:.2f} ms at p99 in its worst run; load average {os.getloadavg()[0]:.1f} at the end.")
-    sys.exit(0 if all(v and v["verdict"] == "pass" for v in verdicts) else 1)
+    played = [verdict for verdict in verdicts if verdict]
+    said = table(played)
+    print(said)
+    if given.readme:
+        before, _, rest = given.readme.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        if not after:
+            raise SystemExit(f"{given.readme} has no {BEGIN.strip()} … {END}")
+        given.readme.write_text(f"{before}{BEGIN}{said}\n{END}{after}")
+    sys.exit(0 if all(verdict and verdict["verdict"] == "pass" for verdict in verdicts) else 1)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,13 @@ struct Place {
     stage: Option<Rc<Stage>>,
 }
 
+impl Place {
+    /// Pieces of replies that were made late.
+    fn struck(&self) -> u64 {
+        self.stage.as_ref().and_then(|stage| stage.proxy.as_ref()).map_or(0, |proxy| proxy.counts().struck)
+    }
+}
+
 async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed> {
     let asks = &scenario.ask;
     let serve = scenario.serve.as_ref();
@@ -121,6 +128,7 @@ async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed>
     if let (Some((replies_share, late)), Some(stage)) = (serve.and_then(|s| s.late), &place.stage) {
         stage.disturb(chunk_share(stage, place, replies_share).await?, late);
     }
+    let struck_before = place.struck();
     let stretches: Vec<Stretch> = scenario
         .phases
         .iter()
@@ -174,6 +182,7 @@ async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed>
         "ramp": { "peak_rps": peak_rps, "steps": ramp },
         "phases": phases,
         "orphans": orphans,
+        "late_pieces": place.struck() - struck_before,
     }))
 }
 

@@ -29,14 +29,15 @@ impl Samples {
         Some(last.1.since(&first.1))
     }
 
-    /// The most batches a request within the phase, over [`ATTEMPTS_OVER`] or the phase, whichever is shorter.
+    /// The most batches (those sent to a replica as well included) a request within the phase, over [`ATTEMPTS_OVER`] or the phase, whichever is shorter.
     fn attempts_per_request(&self, from: Duration, to: Duration) -> Option<f64> {
         let over = ATTEMPTS_OVER.min(to - from);
         let begins = self.0.iter().map(|(at, _)| *at).filter(|at| *at >= from && *at + over <= to).chain([from]);
         let ratios = begins.filter_map(|begin| {
             let counted = self.between(begin, begin + over)?;
             let requests = counted.sum("weir_requests_total");
-            (requests >= ATTEMPTS_REQUESTS_MIN).then(|| counted.sum("weir_store_batches_total") / requests)
+            let attempts = counted.sum("weir_store_batches_total") + counted.sum("weir_store_hedges_sent_total");
+            (requests >= ATTEMPTS_REQUESTS_MIN).then(|| attempts / requests)
         });
         ratios.reduce(f64::max)
     }
