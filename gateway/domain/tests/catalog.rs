@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::{catalog, edited, files, listed};
 use proptest::prelude::*;
-use weir_domain::catalog::{OnAbsent, read};
-use weir_domain::experiment::Range;
+use weir_domain::catalog::{OnAbsent, Sample, read};
+use weir_domain::experiment::{Range, bucket};
 use weir_domain::plan::compile;
 use weir_domain::{FeatureType, Kind, Value};
 
@@ -37,6 +37,28 @@ fn a_good_catalog_reads() {
     assert_eq!(scores.experiments[0].forced, [("tester".to_owned(), 1)]);
     assert_eq!(catalog.experiments.layers[1].experiments[0].slots, Range { start: 0, end: 10_000 });
     assert_eq!(catalog.experiments.holdouts[0].layers, [0]);
+}
+
+#[test]
+fn samples_hold_each_other_and_weigh_what_they_leave_out() {
+    let units: Vec<String> = (0..20_000).map(|n| format!("u{n}")).collect();
+    let (mut last, mut weighed) = (0, Vec::new());
+    for share in [0.0001, 0.01, 0.1, 0.5, 1.0] {
+        let sample = Sample::of(share).unwrap();
+        let kept: Vec<bool> = units.iter().map(|u| sample.has(u)).collect();
+        let count = kept.iter().filter(|k| **k).count();
+        let larger = Sample::of((share * 2.0).min(1.0)).unwrap();
+        assert!(units.iter().zip(&kept).all(|(u, kept)| !kept || larger.has(u)), "{share}");
+        assert!(count >= last);
+        (last, weighed) = (count, [weighed, vec![count as f64 * sample.weight()]].concat());
+    }
+    assert_eq!(last, units.len());
+    // Of two thousand units and more the share is right to some percent.
+    assert!(weighed[2..].iter().all(|w| (w / 20_000.0 - 1.0).abs() < 0.1), "{weighed:?}");
+    assert_eq!(Sample::of(0.1).unwrap().has("u1"), bucket("journal", "u1") < 1000, "anybody can tell who is in it");
+    assert_eq!([0.0, -1.0, 0.00001, 1.1, f64::NAN].map(Sample::of), [None; 5]);
+    let sampled = catalog(&edited(&[("fallback_above_pct = 40", "fallback_above_pct = 40\nsample = 0.25")]));
+    assert_eq!((sampled.services[0].sample.weight(), sampled.services[1].sample), (4.0, Sample::ALL));
 }
 
 #[test]

@@ -295,6 +295,14 @@ fn mistakes_in_services_are_named() {
 = service "friends": fallback_above_pct: there is no fallback_model
 
 - fallback_above_pct = 40
++ sample = 1.5 # here
+= service "ranking": sample: 1.5 is not between 0.0001 and 1
+
+- fallback_above_pct = 40
++ sample = 0 # here
+= service "ranking": sample: 0 is not between 0.0001 and 1
+
+- fallback_above_pct = 40
 + fallback_above_pct = 101 # here
 = service "ranking": fallback_above_pct: 101 is not between 0 and 100
 

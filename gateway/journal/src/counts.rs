@@ -1,5 +1,5 @@
-//! What the journal did, in numbers. `kept + recovered = sealed + waiting`, to the row; what was not kept is in
-//! `dropped`, by reason.
+//! What the journal did, in numbers. `served = kept + sampled out + dropped` and `kept + recovered = sealed + waiting`,
+//! to the row; what was dropped is counted by reason.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -42,6 +42,8 @@ impl DropReason {
 pub struct Counts {
     /// Records taken: they survive the process from then on.
     pub kept: Counted,
+    /// Records of units that are not in their service's sample.
+    pub sampled_out: Counted,
     /// Records not taken, in the order of [`DropReason::ALL`].
     pub dropped: [Counted; DropReason::ALL.len()],
     /// Records that an earlier run left in its segments and its queue, sealed by this one.
@@ -90,6 +92,7 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) kept: Pair,
+    pub(crate) sampled_out: Pair,
     pub(crate) dropped: [Pair; DropReason::ALL.len()],
     pub(crate) recovered: Pair,
     pub(crate) sealed: Pair,
@@ -133,6 +136,7 @@ impl Tally {
         let at = |c: &AtomicU64| c.load(Relaxed);
         Counts {
             kept: self.kept.read(),
+            sampled_out: self.sampled_out.read(),
             dropped: self.dropped.each_ref().map(Pair::read),
             recovered: self.recovered.read(),
             sealed: self.sealed.read(),

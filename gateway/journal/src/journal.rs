@@ -9,6 +9,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 
 use weir_domain::Record;
+use weir_domain::catalog::Sample;
 
 use crate::counts::{Counts, DropReason, Tally};
 use crate::put::Shared;
@@ -67,6 +68,8 @@ pub enum OpenError {
 pub enum Recorded {
     /// It survives the process from now on, and a power cut after the next group commit.
     Kept,
+    /// Its unit is not in the service's sample; that is counted.
+    SampledOut,
     /// It was not taken; that is counted.
     Dropped(DropReason),
 }
@@ -114,6 +117,10 @@ impl Journal {
     /// Takes a record: copies it into shared memory. Never touches the disk and never waits for it.
     pub fn record(&self, record: Record) -> Recorded {
         let (tally, rows) = (&self.shared.tally, record.answer.rows as u64);
+        if !is_sampled(&record) {
+            tally.sampled_out.add(1, rows);
+            return Recorded::SampledOut;
+        }
         match self.shared.put(&record) {
             Ok(()) => {
                 tally.kept.add(1, rows);
@@ -198,6 +205,16 @@ impl Drop for Ended {
             self.1.abandon();
         }
     }
+}
+
+/// Whether the record's unit is in the sample. Who names no unit is one with each request.
+fn is_sampled(record: &Record) -> bool {
+    let sample = record.answer.plan.sample;
+    sample == Sample::ALL
+        || match record.answer.assignment.unit.as_deref() {
+            Some(unit) => sample.has(unit),
+            None => sample.has(&record.request_id.to_string()),
+        }
 }
 
 /// A number that sorts by time of start and that no other run has: milliseconds, then 16 random bits.

@@ -12,6 +12,8 @@ use crate::wire::Malformed;
 pub(crate) struct Schema {
     pub(crate) service: String,
     pub(crate) catalog: String,
+    /// For how many units one of the service's sample stands.
+    pub(crate) weight: f64,
     pub(crate) keys: Vec<KeySchema>,
     pub(crate) reads: Vec<ReadSchema>,
     pub(crate) outputs: Vec<OutputSchema>,
@@ -84,6 +86,7 @@ impl Schema {
         Self {
             service: plan.service.to_string(),
             catalog: plan.catalog.to_string(),
+            weight: plan.sample.weight(),
             keys: keys.collect(),
             reads: reads.collect(),
             outputs: outputs.collect(),

@@ -258,7 +258,14 @@ mod tests {
     fn segment(folder: &Path, requests: u64) -> SegmentId {
         let id = SegmentId { run: 7, number: 0 };
         let frame = |kind, seq, body: &[u8]| [&Unframed::new(kind, body).unwrap().header(id.run, seq), body].concat();
-        let schema = Schema { service: "s".into(), catalog: "c".into(), keys: vec![], reads: vec![], outputs: vec![] };
+        let schema = Schema {
+            service: "s".into(),
+            catalog: "c".into(),
+            weight: 1.0,
+            keys: vec![],
+            reads: vec![],
+            outputs: vec![],
+        };
         let no_text = u32::MAX.to_le_bytes();
         let body =
             [&1u32.to_le_bytes()[..], &1u32.to_le_bytes(), &[0; 16 + 8 + 8 + 4 + 4], &no_text, &no_text, &[0; 8]];

@@ -457,7 +457,10 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
     if let Some(journal) = &gateway.journal {
         let counts = journal.counts();
         let rows = |reason: DropReason| (Some(("outcome", reason.name())), counts.dropped_for(reason).rows);
-        let mut points = vec![(Some(("outcome", "kept")), counts.kept.rows)];
+        let mut points = vec![
+            (Some(("outcome", "kept")), counts.kept.rows),
+            (Some(("outcome", "sampled_out")), counts.sampled_out.rows),
+        ];
         points.extend(DropReason::ALL.map(rows));
         facts.extend([
             Fact {

@@ -16,7 +16,7 @@ pub use layout::{FeastKey, FeastLayout, KeyType, Layout};
 pub use read::read;
 pub use reader::{Keys, Mistakes, NAME_BYTES_MAX, is_name};
 
-use crate::experiment::Experiments;
+use crate::experiment::{BUCKETS, Experiments, bucket};
 use crate::{FeatureType, Kind, Value};
 
 /// Where in the configuration something was written.
@@ -253,6 +253,34 @@ pub struct Service {
     pub on_absent: OnAbsent,
     /// The model that callers should use when the answer is too degraded.
     pub fallback: Option<Fallback>,
+    /// Which units' answers the journal keeps.
+    pub sample: Sample,
+}
+
+/// A share of all units: those whose bucket under the salt `journal` is below it. The same units whatever the
+/// service, and none of an experiment's choosing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample(u32);
+
+impl Sample {
+    /// Every unit.
+    pub const ALL: Self = Self(BUCKETS);
+
+    /// The nearest whole number of buckets; `None` below the first and above the last.
+    pub fn of(share: f64) -> Option<Self> {
+        let buckets = (share * f64::from(BUCKETS)).round();
+        (1.0..=f64::from(BUCKETS)).contains(&buckets).then_some(Self(buckets as u32))
+    }
+
+    /// Whether this unit is in the sample.
+    pub fn has(self, unit: &str) -> bool {
+        self == Self::ALL || bucket("journal", unit) < self.0
+    }
+
+    /// For how many units one of the sample stands.
+    pub fn weight(self) -> f64 {
+        f64::from(BUCKETS) / f64::from(self.0)
+    }
 }
 
 /// When and to which model a caller should fall back.

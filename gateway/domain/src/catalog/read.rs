@@ -9,7 +9,7 @@ use md5::{Digest, Md5};
 
 use super::{
     Catalog, Doc, Entity, Fallback, Feature, FeatureRef, Freshness, JoinKey, Keys, Mistake, Mistakes, OnAbsent, Place,
-    Read, RequestFeature, Scope, Service, Transform, View, callers, layout, read_experiments,
+    Read, RequestFeature, Sample, Scope, Service, Transform, View, callers, layout, read_experiments,
 };
 use crate::{FeatureType, Kind};
 
@@ -359,6 +359,14 @@ fn service(mut keys: Keys<'_, '_>, views: &[Arc<View>], names: &Names, mistakes:
     }
     let fallback =
         model.map(|m| Fallback { model: m.into(), above_pct: above_pct.unwrap_or(FALLBACK_ABOVE_PCT) as u32 });
+    let sample = match keys.decimal("sample").map(|share| (share, Sample::of(share))) {
+        None => Sample::ALL,
+        Some((_, Some(sample))) => sample,
+        Some((share, None)) => {
+            keys.mistake("sample", format!("{share} is not between 0.0001 and 1"));
+            Sample::ALL
+        }
+    };
     keys.finish();
     Some(Service {
         doc: doc?,
@@ -372,6 +380,7 @@ fn service(mut keys: Keys<'_, '_>, views: &[Arc<View>], names: &Names, mistakes:
         max_stale,
         on_absent,
         fallback,
+        sample,
     })
 }
 

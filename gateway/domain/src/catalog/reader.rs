@@ -218,6 +218,15 @@ impl<'de, 'm> Keys<'de, 'm> {
         }
     }
 
+    /// A number, whole or not.
+    pub fn decimal(&mut self, key: &'static str) -> Option<f64> {
+        self.get(key, "a number", |v| match v {
+            ValueInner::Float(f) => Ok(f),
+            ValueInner::Integer(i) => Ok(i as f64),
+            other => Err(other),
+        })
+    }
+
     /// `true` or `false`.
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {
         self.get(key, "true or false", |v| match v {

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub use bind::Bound;
 pub use compile::{PlanSet, compile};
 
-use crate::catalog::{Fallback, Feature, JoinKey, KeyType, Scope, Transform, View};
+use crate::catalog::{Fallback, Feature, JoinKey, KeyType, Sample, Scope, Transform, View};
 use crate::feast::HashRead;
 use crate::{FeatureType, Needs, Value};
 
@@ -44,6 +44,8 @@ pub struct Plan {
     pub model: Option<Arc<str>>,
     /// What its stages need, as learnt so far: the only thing in here that changes.
     pub needs: Needs,
+    /// Which units' answers the journal keeps.
+    pub sample: Sample,
 }
 
 /// A join key of the request.

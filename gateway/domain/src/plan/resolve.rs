@@ -95,6 +95,7 @@ impl<'a> Compiler<'a> {
             budget: self.service.budget,
             max_stale: arm(|a| a.max_stale.is_some()).and_then(|a| a.max_stale).or(self.service.max_stale),
             fallback: self.service.fallback.clone(),
+            sample: self.service.sample,
             model: arm(|a| a.model.is_some()).and_then(|a| a.model.clone()),
             keys: self.keys,
             request: self.request,

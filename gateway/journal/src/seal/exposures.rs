@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::builder::{BooleanBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow_array::builder::{
+    BooleanBuilder, Float64Builder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use weir_domain::RequestId;
@@ -12,6 +14,7 @@ use weir_domain::experiment::Reason;
 
 use super::column::timestamp;
 use crate::record::Served;
+use crate::schema::Schema as Shape;
 
 /// The earliest exposure of each (experiment, unit, arm).
 #[derive(Debug, Default)]
@@ -28,31 +31,35 @@ struct Exposure {
     fallback_model: Option<String>,
     delivered: bool,
     requests: i64,
+    weight: f64,
 }
 
 impl Exposures {
-    pub(super) fn append(&mut self, served: &Served, service: &str, catalog: &str) {
+    pub(super) fn append(&mut self, served: &Served, schema: &Shape) {
         let first = (served.served_at_us, served.request_id);
         for arm in &served.arms {
             let key = (arm.experiment.clone(), served.unit.clone(), arm.arm.clone());
-            let (mut requests, mut delivered) = (1, arm.delivered);
+            let (mut requests, mut delivered, mut weight) = (1, arm.delivered, schema.weight);
             if let Some(seen) = self.0.get_mut(&key) {
+                // Samples hold each other: a unit is in the larger one for certain.
+                seen.weight = seen.weight.min(weight);
                 seen.requests += 1;
                 seen.delivered |= arm.delivered;
                 if seen.first <= first {
                     continue;
                 }
-                (requests, delivered) = (seen.requests, seen.delivered);
+                (requests, delivered, weight) = (seen.requests, seen.delivered, seen.weight);
             }
             let exposure = Exposure {
                 first,
                 bucket: arm.bucket,
                 reason: if arm.forced { Reason::Forced } else { Reason::Split },
-                service: service.to_owned(),
-                catalog: catalog.to_owned(),
+                service: schema.service.clone(),
+                catalog: schema.catalog.clone(),
                 fallback_model: served.fallback_model.clone(),
                 delivered,
                 requests,
+                weight,
             };
             self.0.insert(key, exposure);
         }
@@ -91,7 +98,7 @@ fn rows_to_batch(rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
     let (mut bucket, mut reason) = (Int32Builder::new(), StringBuilder::new());
     let (mut delivered, mut requests) = (BooleanBuilder::new(), Int64Builder::new());
     let (mut service, mut catalog) = (StringBuilder::new(), StringBuilder::new());
-    let mut fallback_model = StringBuilder::new();
+    let (mut fallback_model, mut weight) = (StringBuilder::new(), Float64Builder::new());
     for (key, exposure) in rows {
         request_id.append_value(exposure.first.1.to_string());
         exposed_at.append_value(exposure.first.0);
@@ -105,6 +112,7 @@ fn rows_to_batch(rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
         service.append_value(&exposure.service);
         catalog.append_value(&exposure.catalog);
         fallback_model.append_option(exposure.fallback_model.as_deref());
+        weight.append_value(exposure.weight);
     }
     let columns: Vec<ArrayRef> = vec![
         Arc::new(request_id.finish()),
@@ -119,6 +127,7 @@ fn rows_to_batch(rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
         Arc::new(service.finish()),
         Arc::new(catalog.finish()),
         Arc::new(fallback_model.finish()),
+        Arc::new(weight.finish()),
     ];
     RecordBatch::try_new(schema(), columns)
 }
@@ -137,5 +146,6 @@ pub(super) fn schema() -> SchemaRef {
         Field::new("service", DataType::Utf8, false),
         Field::new("catalog_version", DataType::Utf8, false),
         Field::new("fallback_model", DataType::Utf8, true),
+        Field::new("weight", DataType::Float64, false),
     ]))
 }

@@ -272,7 +272,7 @@ impl Writing<'_> {
                     corrupt += 1;
                     continue;
                 };
-                exposures.append(&served, service, &schema.catalog);
+                exposures.append(&served, schema);
                 requests += 1;
                 rows += served.rows as u64;
                 times = (times.0.min(served.served_at_us), times.1.max(served.served_at_us));

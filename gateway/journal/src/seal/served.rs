@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use arrow_array::builder::{Int32Builder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow_array::types::Int8Type;
-use arrow_array::{ArrayRef, DictionaryArray, Int8Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow_array::{
+    ArrayRef, DictionaryArray, Float64Array, Int8Array, ListArray, RecordBatch, StringArray, StructArray,
+};
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Fields, SchemaRef};
 use weir_domain::Provenance;
@@ -19,7 +21,7 @@ use crate::record::Served;
 use crate::schema::Schema;
 
 /// Columns that every service has.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     "request_id",
     "row",
     "served_at",
@@ -31,6 +33,7 @@ const FIXED: [&str; 11] = [
     "granted_us",
     "spent_us",
     "fallback_model",
+    "weight",
 ];
 
 /// Names that readers take from the path.
@@ -41,6 +44,7 @@ const PARTITIONS: [&str; 3] = ["service", "dt", "hour"];
 pub(super) struct ServedTable {
     schema: SchemaRef,
     catalog: String,
+    weight: f64,
     rows: usize,
     request_id: StringBuilder,
     row: Int32Builder,
@@ -64,6 +68,7 @@ impl ServedTable {
         Self {
             schema: arrow_schema(schema),
             catalog: schema.catalog.clone(),
+            weight: schema.weight,
             rows: 0,
             request_id: StringBuilder::new(),
             row: Int32Builder::new(),
@@ -130,7 +135,7 @@ impl ServedTable {
 
     /// What was gathered; it starts anew.
     pub(super) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
-        self.rows = 0;
+        let weights = Float64Array::from_value(self.weight, std::mem::take(&mut self.rows));
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(self.request_id.finish()),
             Arc::new(self.row.finish()),
@@ -143,6 +148,7 @@ impl ServedTable {
             Arc::new(self.granted_us.finish()),
             Arc::new(self.spent_us.finish()),
             Arc::new(self.fallback_model.finish()),
+            Arc::new(weights),
         ];
         columns.extend(self.keys.iter_mut().map(Growing::finish));
         for (event_time, age) in &mut self.times {
@@ -179,6 +185,7 @@ fn arrow_schema(schema: &Schema) -> SchemaRef {
         DataType::Int64,
         DataType::Int64,
         DataType::Utf8,
+        DataType::Float64,
     ];
     for (name, of) in FIXED.into_iter().zip(fixed) {
         fields.push(Field::new(name, of, matches!(name, "unit" | "fallback_model")));
@@ -285,11 +292,13 @@ mod tests {
         let schema = Schema {
             service: "s".into(),
             catalog: "c".into(),
+            weight: 1.0,
             keys: vec![key("user"), key("Row"), key("hour"), key("key__hour")],
             reads: vec![],
             outputs: vec![output("a:b__c"), output("a__b:c"), output("a:b__c__provenance"), output("a:b:c")],
         };
-        let names: Vec<String> = arrow_schema(&schema).fields().iter().skip(11).map(|f| f.name().clone()).collect();
+        let names: Vec<String> =
+            arrow_schema(&schema).fields().iter().skip(FIXED.len()).map(|f| f.name().clone()).collect();
         assert_eq!(names[..4], ["user", "key__Row", "key__hour", "key__key__hour"]);
         assert_eq!(names[4..6], ["a__b__c", "a__b__c__provenance"]);
         assert_eq!(names[6..8], ["a__b__c__2", "a__b__c__2__provenance"]);

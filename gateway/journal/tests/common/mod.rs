@@ -95,6 +95,7 @@ pub fn plan(service: &str, catalog: &str, features: &[(&str, FeatureType)]) -> A
         budget: Duration::from_millis(50),
         max_stale: None,
         fallback: None,
+        sample: weir_domain::catalog::Sample::ALL,
         model: None,
         needs: weir_domain::Needs::of(0),
     })

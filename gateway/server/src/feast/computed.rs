@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_domain::catalog::{
-    Catalog, Doc, FeatureRef, Layout, OnAbsent, Place, Read, RequestFeature, Scope, Service, Transform,
+    Catalog, Doc, FeatureRef, Layout, OnAbsent, Place, Read, RequestFeature, Sample, Scope, Service, Transform,
 };
 use weir_domain::experiment::{Assignment, Experiments};
 use weir_domain::plan::{self, Bound, Plan};
@@ -214,6 +214,7 @@ impl<'c> Wanted<'c> {
             max_stale: None,
             on_absent: OnAbsent::Default,
             fallback: None,
+            sample: Sample::ALL,
         };
         Self { catalog, service, seen: BTreeSet::new() }
     }

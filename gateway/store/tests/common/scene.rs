@@ -87,6 +87,7 @@ pub fn plan_of(reads: Vec<(View, Scope)>) -> Plan {
         budget: seconds(1),
         max_stale: None,
         fallback: None,
+        sample: weir_domain::catalog::Sample::ALL,
         model: None,
         needs: weir_domain::Needs::of(0),
     }
