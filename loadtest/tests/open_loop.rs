@@ -11,10 +11,10 @@ use serde_json::Value as Json;
 
 use servers::{Server, Way};
 
-/// 200 requests a second, evenly, for two seconds; a request is given up after ten.
-const EVEN: &str = "[[phase]]\nname = \"even\"\nseconds = 2\nrps = 200\narrivals = \"constant\"\n";
+/// 200 requests, evenly, in a second; a request is given up after ten.
+const EVEN: &str = "[[phase]]\nname = \"even\"\nseconds = 1\nrps = 200\narrivals = \"constant\"\n";
 /// What is due in that time: the first after one gap, none at the very end.
-const DUE: u64 = 399;
+const DUE: u64 = 199;
 
 fn loadtest(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weir-loadtest")).args(arguments).output().expect("weir-loadtest runs")
@@ -42,23 +42,21 @@ fn count(verdict: &Json, of: &str) -> u64 {
 
 #[test]
 fn a_stall_is_seen_by_all_who_were_due_in_it() {
-    // Of 400 the 1 % that waited longest were due in the stall's first 20 ms.
+    // Of 199 the 1 % that waited longest were due in the stall's first 10 ms.
     let stall_ms = 200.0;
-    let server = Server::start(Way::StallsAt(100));
+    let server = Server::start(Way::StallsAt(50));
     let (_, verdict) = play(scenario("", EVEN).path(), server.address);
     assert_eq!((count(&verdict, "due"), count(&verdict, "answered")), (DUE, DUE), "{verdict}");
     let open_ms = verdict["phases"][0]["answered_ms"]["p99"].as_f64().expect("a p99");
     assert!(open_ms > 0.8 * stall_ms, "{open_ms}");
-    // A tenth of all requests was due in the stall, too, and waited for half of it on average.
-    let p90_ms = verdict["phases"][0]["answered_ms"]["p90"].as_f64().expect("a p90");
 
-    // Who asks only when he is answered has met the same stall once, and 99 of his 100 replies know nothing of it.
-    let server = Server::start(Way::StallsAt(100));
+    // Who asks only when he is answered has met the same stall once: 99 of 100 replies know nothing of it.
+    let server = Server::start(Way::StallsAt(50));
     let one = ["--connections", "1", "--streams", "1", "--seconds", "2", "--items", "1"];
     let output = loadtest(&[&["load", "--to", &server.address.to_string()][..], &one].concat());
     let closed: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     let closed_ms = closed["p99_us"].as_f64().expect("a p99") / 1e3;
-    assert!(closed["answered"].as_u64() > Some(200) && closed_ms < open_ms, "{closed} {p90_ms}");
+    assert!(closed["answered"].as_u64() > Some(200) && closed_ms < open_ms, "{closed} {open_ms}");
 }
 
 #[test]
@@ -77,7 +75,7 @@ fn a_refused_call_is_no_success() {
 #[test]
 fn what_is_due_beyond_the_limit_is_dropped_and_counted() {
     let server = Server::start(Way::NeverReplies);
-    let ask = "in_flight_max = 10\ntimeout_ms = 4000\n";
+    let ask = "in_flight_max = 10\ntimeout_ms = 2500\n";
     let (_, verdict) = play(scenario(ask, EVEN).path(), server.address);
     let counts = ["due", "dropped", "timed_out", "answered"].map(|of| count(&verdict, of));
     assert_eq!(counts, [DUE, DUE - 10, 10, 0], "{verdict}");
@@ -86,7 +84,7 @@ fn what_is_due_beyond_the_limit_is_dropped_and_counted() {
 #[test]
 fn callers_who_leave_are_counted_apart() {
     let server = Server::start(Way::NeverReplies);
-    let ask = "cancel_share = 1\ncancel_after_ms = 5\ntimeout_ms = 4000\n";
+    let ask = "cancel_share = 1\ncancel_after_ms = 5\ntimeout_ms = 2500\n";
     let (_, verdict) = play(scenario(ask, EVEN).path(), server.address);
     assert_eq!((count(&verdict, "cancelled"), count(&verdict, "timed_out")), (DUE, 0), "{verdict}");
 }
