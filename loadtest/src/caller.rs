@@ -67,16 +67,17 @@ impl Callers {
     }
 
     async fn call_grpc(&self, lane: &Lane, body: Bytes, keep: bool) -> Result<(Outcome, Option<Bytes>), crate::Failed> {
-        let open = lane.connection.borrow().clone();
-        let mut connection = match open {
-            Some(connection) => connection,
-            None => self.open(lane).await?,
-        };
+        let mut connection = self.open(lane).await?;
+        if connection.ready().await.is_err() {
+            // It has gone, or its server is about to: nothing was sent on it yet.
+            lane.connection.take();
+            connection = self.open(lane).await?;
+        }
         let mut reply = keep.then(BytesMut::new);
         let called = connection.call(body, |chunk| reply.iter_mut().for_each(|r| r.extend_from_slice(&chunk))).await;
         if let Err(error) = &called
             && let Some(error) = error.downcast_ref::<h2::Error>()
-            && (error.is_io() || error.is_go_away())
+            && !error.is_reset()
         {
             lane.connection.take();
         }
@@ -84,6 +85,10 @@ impl Callers {
     }
 
     async fn open(&self, lane: &Lane) -> Result<client::Connection, crate::Failed> {
+        let open = lane.connection.borrow().clone();
+        if let Some(connection) = open {
+            return Ok(connection);
+        }
         let _alone = lane.opening.lock().await;
         if let Some(connection) = &*lane.connection.borrow() {
             return Ok(connection.clone());

@@ -66,13 +66,18 @@ impl Connection {
         Ok(Self { send, uri, headers })
     }
 
+    /// Waits until the server takes another stream; fails when it will take none on this connection.
+    pub(crate) async fn ready(&mut self) -> Result<(), h2::Error> {
+        std::future::poll_fn(|context| self.send.poll_ready(context)).await
+    }
+
     /// Calls GetFeatures with a framed message; hands the pieces of the framed reply to `take`.
     pub(crate) async fn call(&mut self, frame: Bytes, mut take: impl FnMut(Bytes)) -> Result<(), crate::Failed> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
-        std::future::poll_fn(|context| self.send.poll_ready(context)).await?;
+        self.ready().await?;
         let (response, mut body) = self.send.send_request(request, false)?;
         body.send_data(frame, true)?;
         let (head, mut body) = response.await?.into_parts();

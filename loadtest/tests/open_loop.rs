@@ -73,6 +73,17 @@ fn a_refused_call_is_no_success() {
 }
 
 #[test]
+fn a_connection_that_the_server_ends_costs_no_request() {
+    let server = Server::start(Way::LeavesAfter(10));
+    let (_, verdict) = play(scenario("", EVEN).path(), server.address);
+    assert_eq!(
+        (count(&verdict, "answered"), &verdict["phases"][0]["failed"]),
+        (DUE, &serde_json::json!({})),
+        "{verdict}"
+    );
+}
+
+#[test]
 fn what_is_due_beyond_the_limit_is_dropped_and_counted() {
     let server = Server::start(Way::NeverReplies);
     let ask = "in_flight_max = 10\ntimeout_ms = 2500\n";

@@ -31,6 +31,8 @@ pub(crate) enum Way {
     RefusesEverySecond,
     /// The same in HTTP/1.1: 429.
     JsonRefusesEverySecond,
+    /// OK, but a connection is ended, orderly, after so many requests.
+    LeavesAfter(u64),
     /// It takes every request, and that is all.
     NeverReplies,
 }
@@ -78,8 +80,13 @@ async fn serve(listener: TcpListener, way: Way) {
 
 async fn grpc(stream: TcpStream, way: Way, state: Arc<State>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let mut taken = 0;
     while let Some(Ok((_, reply))) = connection.accept().await {
         tokio::spawn(answer(reply, way, Arc::clone(&state)));
+        taken += 1;
+        if matches!(way, Way::LeavesAfter(most) if most == taken) {
+            connection.graceful_shutdown();
+        }
     }
 }
 
