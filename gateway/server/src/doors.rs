@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 use weir_domain::Refusal;
 use weir_proto::encoded::{FeatureServiceServer, GrpcFeatureServerServer, ServingServiceServer};
 use weir_proto::v1;
@@ -48,7 +48,7 @@ pub(crate) struct Door {
     /// What callers have to pass; operators are always let in.
     gate: Option<Gate>,
     /// The call that everybody makes all the time; it is not sent through the router.
-    features: Option<FeatureServiceServer<Grpc>>,
+    features: Option<(Grpc, FeatureServiceServer<Grpc>)>,
     /// Feast's own such call.
     online: Option<feast::Served>,
     routes: Router,
@@ -87,9 +87,7 @@ impl Door {
         }
         let answered = async {
             match self.features {
-                Some(mut features) if request.uri().path() == GET_FEATURES => {
-                    features.call(request).await.map(|response| response.map(Body::new))
-                }
+                Some((grpc, tonic)) if request.uri().path() == GET_FEATURES => Ok(grpc.call(request, tonic).await),
                 _ if request.uri().path() == feast::ONLINE && request.method() == Method::POST => match self.online {
                     Some(served) => Ok(feast::online(State(served), request).await),
                     None => self.routes.oneshot(request.map(Body::new)).await,
@@ -109,7 +107,7 @@ impl Door {
 pub(crate) async fn public(gateway: &Arc<Gateway>, limits: Arc<Limits>) -> Door {
     let grpc = Grpc(Arc::clone(gateway));
     let features = FeatureServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
-    let experiments = ExperimentServiceServer::new(grpc).max_decoding_message_size(BODY_BYTES_MAX);
+    let experiments = ExperimentServiceServer::new(grpc.clone()).max_decoding_message_size(BODY_BYTES_MAX);
     let online = gateway.feast.clone().map(|feast| feast::Served { gateway: Arc::clone(gateway), feast });
     let health = HealthServer::new(HealthService::from_health_reporter(serving().await));
     let mut routes = Routes::default().add_service(features.clone()).add_service(experiments).add_service(health);
@@ -138,7 +136,7 @@ pub(crate) async fn public(gateway: &Arc<Gateway>, limits: Arc<Limits>) -> Door 
     let routes = json.merge(routes.into_axum_router()).fallback(move |request| nowhere(request, is_feast));
     let (gate, metrics) = (Some(Gate(Arc::clone(gateway))), Arc::clone(&gateway.metrics));
     let counts = Arc::clone(&metrics.door);
-    Door { gate, features: Some(features), online, routes, metrics, counts, limits }
+    Door { gate, features: Some((grpc, features)), online, routes, metrics, counts, limits }
 }
 
 /// A path that leads nowhere, said in the caller's own protocol.

@@ -11,8 +11,9 @@ use weir_domain::{Answer, Column, Times, Value};
 use weir_proto::v1;
 
 use crate::pipeline::Meta;
+use crate::unary::{self, PREFIX_BYTES};
 
-/// Encodes the answer.
+/// Encodes the answer as a gRPC message, with its prefix.
 pub(crate) fn answer(answer: &Answer, meta: &Meta) -> Bytes {
     let columns: Vec<usize> = answer.cells.iter().map(|cell| column_len(&cell.column)).collect();
     let names: usize = answer.plan.outputs.iter().map(|output| output.name.len()).sum();
@@ -20,6 +21,7 @@ pub(crate) fn answer(answer: &Answer, meta: &Meta) -> Bytes {
     // Whatever else there is, it is small; should it not be, the buffer grows.
     let size = columns.iter().sum::<usize>() + answer.cells.len() * (answer.rows + 64) + names + times + 1_024;
     let mut out = BytesMut::with_capacity(size);
+    out.put_slice(&unary::prefix(0));
     head(&mut out, answer, meta);
     for ((output, cell), values_len) in answer.plan.outputs.iter().zip(&answer.cells).zip(columns) {
         let view = match output.source {
@@ -39,6 +41,8 @@ pub(crate) fn answer(answer: &Answer, meta: &Meta) -> Bytes {
             number(&mut out, 4, view);
         }
     }
+    let length = out.len() - PREFIX_BYTES;
+    out[..PREFIX_BYTES].copy_from_slice(&unary::prefix(length));
     out.freeze()
 }
 

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::{self, Extensions, HeaderMap};
 use bytes::Bytes;
+use hyper::body::Incoming;
 use tonic::{Request, Response, Status};
+use tower::Service;
 use tracing::Instrument;
 use weir_domain::experiment::assign;
 use weir_domain::{Refusal, Violation};
-use weir_proto::encoded::{Encoded, FeatureService};
+use weir_proto::encoded::{Encoded, FeatureService, FeatureServiceServer};
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentService;
 
@@ -15,32 +19,55 @@ use crate::decode::{self, NoRequest};
 use crate::gate::Arrived;
 use crate::gateway::Gateway;
 use crate::pipeline;
+use crate::unary::{self, Call, PREFIX_BYTES};
 use crate::{encode, refuse, telemetry};
 
 /// Both services over one gateway.
 #[derive(Clone)]
 pub(crate) struct Grpc(pub(crate) Arc<Gateway>);
 
+impl Grpc {
+    /// The call that everybody makes all the time. Its reply has the prefix of a message.
+    async fn features(&self, extensions: &Extensions, headers: &HeaderMap, message: &[u8]) -> Result<Bytes, Status> {
+        let answered = async {
+            let arrival = Arrived::of(extensions).with(headers)?;
+            let request = decode::request(message)?;
+            Ok(pipeline::run(&self.0, request, arrival, encode::answer).await?)
+        };
+        answered.instrument(telemetry::request_span("grpc", headers)).await.map_err(|error| match error {
+            NoRequest::Malformed(text) => Status::invalid_argument(text),
+            NoRequest::Refused(refusal) => {
+                self.0.metrics.refused(&refusal);
+                refuse::grpc(&refusal)
+            }
+        })
+    }
+
+    /// The same, straight from the connection where it can be.
+    pub(crate) async fn call(
+        &self,
+        request: http::Request<Incoming>,
+        mut tonic: FeatureServiceServer<Self>,
+    ) -> http::Response<Body> {
+        match Call::of(request).await {
+            Call::Whole(head, message) => match self.features(head.extensions(), head.headers(), &message).await {
+                Ok(reply) => unary::reply(reply),
+                Err(status) => status.into_http(),
+            },
+            Call::Other(request) => match tonic.call(request).await {
+                Ok(response) => response.map(Body::new),
+                Err(never) => match never {},
+            },
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl FeatureService for Grpc {
     async fn get_features(&self, request: Request<Bytes>) -> Result<Response<Encoded>, Status> {
-        let arrived = Arrived::of(request.extensions());
-        let (metadata, _, message) = request.into_parts();
-        let headers = metadata.into_headers();
-        let span = telemetry::request_span("grpc", &headers);
-        let answered = async {
-            let arrival = arrived.with(&headers)?;
-            let request = decode::request(&message)?;
-            Ok(pipeline::run(&self.0, request, arrival, encode::answer).await?)
-        };
-        match answered.instrument(span).await {
-            Ok(bytes) => Ok(Response::new(Encoded(bytes))),
-            Err(NoRequest::Malformed(text)) => Err(Status::invalid_argument(text)),
-            Err(NoRequest::Refused(refusal)) => {
-                self.0.metrics.refused(&refusal);
-                Err(refuse::grpc(&refusal))
-            }
-        }
+        let (metadata, extensions, message) = request.into_parts();
+        let mut reply = self.features(&extensions, &metadata.into_headers(), &message).await?;
+        Ok(Response::new(Encoded(reply.split_off(PREFIX_BYTES))))
     }
 }
 

@@ -27,3 +27,4 @@ pub mod snapshot;
 pub mod telemetry;
 mod timeout;
 mod transform;
+mod unary;
