@@ -21,6 +21,8 @@ const ADMIN: &str = "127.0.0.1:6567";
 const NAMESPACE: &str = "weir";
 /// A million rows of fifty floats fit into half a gibibyte; a quarter is a polite default.
 const CACHE_MIB: u64 = 256;
+/// Off: it costs whoever writes a third of the server's time per write, and takes rights that readers need not have.
+const CLIENT_TRACKING: bool = false;
 /// What bounds the memory of requests under way, some 100 KB each. How many a machine can do in time is learned, and on
 /// two cores that answer 20,000 a second it is a tenth of this.
 const IN_FLIGHT_MAX: u64 = 2_048;
@@ -50,6 +52,8 @@ pub struct Config {
     pub as_of_us: Option<i64>,
     /// Bytes of rows the cache may hold.
     pub cache_bytes: u64,
+    /// Whether Redis is asked to tell of writes, so that what was written is no longer served from the cache.
+    pub client_tracking: bool,
     /// Most requests answered at the same time.
     pub in_flight_max: usize,
     /// How long they may wait for a core before fewer are admitted; `None` = a share of their budgets.
@@ -192,9 +196,10 @@ impl Config {
         if let Some(age) = keys.number("connection_age_s", 1..=604_800) {
             limits.age = Duration::from_secs(age);
         }
-        let mut cache_bytes = CACHE_MIB << 20;
+        let (mut cache_bytes, mut client_tracking) = (CACHE_MIB << 20, CLIENT_TRACKING);
         if let Some(mut cache) = keys.table("cache") {
             cache_bytes = cache.number("capacity_mib", 0..=1 << 20).unwrap_or(CACHE_MIB) << 20;
+            client_tracking = cache.flag("client_tracking").unwrap_or(client_tracking);
             cache.finish();
         }
         let journal = keys.table("journal").map(|mut journal| {
@@ -221,6 +226,7 @@ impl Config {
             replicas,
             as_of_us,
             cache_bytes,
+            client_tracking,
             in_flight_max,
             queue_target,
             drain,

@@ -35,7 +35,11 @@ pub(crate) fn store(config: &Config, catalog: &Catalog, feast: Option<&Feast>) -
 
 fn redis(config: &Config, address: &RedisAddress) -> Result<Redis, Vec<Mistake>> {
     let mistake = |error| vec![Mistake { at: place(config), message: format!("store: {}", chain(&error)) }];
-    Redis::open_with(address, config.replicas).map_err(mistake)
+    let opened = match config.client_tracking {
+        true => Redis::open_tracking(address, config.replicas, &config.namespace),
+        false => Redis::open_with(address, config.replicas),
+    };
+    opened.map_err(mistake)
 }
 
 /// Whether the address is one that can be used, certificates included; whether anybody is there is not asked.

@@ -407,6 +407,28 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
             kind: Kind::Counter,
             points: lookups.map(|(result, count)| (Some(("result", result)), count)).into(),
         },
+        one(
+            "cache_forgotten",
+            "Rows forgotten because Redis said they were written",
+            Kind::Counter,
+            store.cache_forgotten.get(),
+        ),
+        one(
+            "cache_flushes",
+            "Times that all rows stopped being fresh: writes may not have been told",
+            Kind::Counter,
+            store.cache_flushes.get(),
+        ),
+        one("store_invalidations", "Keys that Redis said were written", Kind::Counter, store.invalidations.get()),
+        Fact {
+            name: "store_tracking",
+            help: "Redis servers that tell of writes, and those that should and do not",
+            kind: Kind::Gauge,
+            points: vec![
+                (Some(("state", "up")), store.tracking_up() as u64),
+                (Some(("state", "down")), store.tracking_down() as u64),
+            ],
+        },
         one("store_batches", "Batches sent to the store", Kind::Counter, store.store_batches.get()),
         one("store_attempts", "Batches as they were sent, second times too", Kind::Counter, store.store_attempts.get()),
         one("store_keys", "Entities asked from the store", Kind::Counter, store.store_keys.get()),

@@ -20,8 +20,9 @@ const EDGES: [(&str, &[&str]); 8] = [
 ];
 
 /// Dependencies that one crate alone owns (by the beginning of their name).
-const OWNED: [(&str, &str); 12] = [
+const OWNED: [(&str, &str); 13] = [
     ("moka", "weir-store"),
+    ("fred", "weir-store"),
     ("redis", "weir-store"),
     ("wasmtime", "weir-transform"),
     ("wit-component", "weir-transform"),

@@ -10,12 +10,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use harness::{Process, eventually, http_get, post};
-use repo::{ONLINE, Repo, ask, column, hash_name, of, view};
+use repo::{ONLINE, Repo, ask, column, hash_name, of, on_free_ports, view};
 use serde_json::{Value as Json, json};
 use tonic::transport::Channel;
 use weir::app::App;
+use weir::config::{Config, Overrides};
+use weir_domain::catalog::Freshness;
 use weir_domain::{Cell, Column, FeatureType, Kind};
 use weir_journal::table::read_table;
 use weir_proto::feast::core::{DataSource, FeatureViewSpec, data_source::SourceType};
@@ -71,6 +74,40 @@ async fn what_is_pushed_or_written_is_read_back_and_an_older_row_replaces_nothin
     let (status, told) = post(app.listen(), "/push", &body).await;
     assert_eq!(status, 422);
     assert!(told.to_string().contains("PushSourceNotFoundException"), "{told}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_pushed_is_read_at_once_although_it_may_be_cached_for_a_minute() {
+    let repo = drivers();
+    let overrides = Overrides { feast: vec![repo.write()], ..on_free_ports() };
+    let mut config = Config { client_tracking: true, ..Config::of_feast(overrides).expect("good settings") };
+    let minute = Duration::from_secs(60);
+    let feast = config.feast.as_mut().expect("a repository");
+    feast.cache = Freshness { fresh_for: minute, stale_for: minute, negative_for: minute };
+    let app = App::start(config).await.expect("a gateway");
+    let metric = async |name: &str| {
+        let page = http_get(app.admin(), "/metrics").await.1;
+        page.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok()).expect("a metric")
+    };
+    assert_eq!(trips(&app, 1).await, Json::Null);
+    // That nobody is there is kept; it is the first hash, for which all writes have to be told.
+    eventually("all writes are told", async || metric("weir_cache_flushes_total").await == 2).await;
+    for second in 1..=3 {
+        eventually("it is cached", async || {
+            let hits = metric(r#"weir_cache_lookups_total{result="hit"}"#).await;
+            let negatives = metric(r#"weir_cache_lookups_total{result="negative"}"#).await;
+            trips(&app, 1).await;
+            let (now, none) =
+                (r#"weir_cache_lookups_total{result="hit"}"#, r#"weir_cache_lookups_total{result="negative"}"#);
+            metric(now).await > hits || metric(none).await > negatives
+        })
+        .await;
+        assert_eq!(push_trips(&app, 1, second).await, 200);
+        eventually("it is read", async || trips(&app, 1).await == json!(second)).await;
+    }
+    assert_eq!(metric(r#"weir_store_tracking{state="up"}"#).await, 1);
+    assert_eq!(metric(r#"weir_store_tracking{state="down"}"#).await, 0);
     app.stop().await;
 }
 

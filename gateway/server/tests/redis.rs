@@ -79,6 +79,26 @@ async fn the_first_read_is_from_the_store_and_the_next_from_the_cache_with_its_a
 }
 
 #[tokio::test]
+async fn what_is_loaded_anew_is_read_anew_where_writes_are_tracked() {
+    let (server, setup) = filled(unhurried());
+    let cache = "namespace = \"flights\"\ncache = { client_tracking = true }\n";
+    let gateway = setup.edit("weir.toml", "namespace = \"flights\"\n", cache).start().await;
+    let tracking = async || gateway.metric(r#"weir_store_tracking{state="up"} "#).await;
+    eventually("writes are told", async || tracking().await == 1.0).await;
+    let ask = async || {
+        let reply = gateway.get(route("JFK", &["LAX"])).await.expect("an answer");
+        provenances(&reply).collect::<BTreeSet<_>>()
+    };
+    eventually("it is cached", async || ask().await == [Cache].into()).await;
+    load(&gateway.setup, &server);
+    // Not all of its rows are written at the same time.
+    eventually("it is read anew", async || ask().await.contains(&Store)).await;
+    eventually("it is cached again", async || ask().await == [Cache].into()).await;
+    assert!(gateway.metric("weir_cache_forgotten_total ").await >= 1.0);
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_caller_who_takes_nothing_stale_is_read_to_from_the_store() {
     let (server, setup) = filled(unhurried());
     let gateway = setup.start().await;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::front::Front;
 use crate::row::Row;
 use crate::shape::Shape;
+use crate::tracking::Tracking;
 use crate::wanted::Wanted;
 
 /// What an entry costs beside its key and its row: moka's own nodes, two reference counts and the entry.
@@ -69,7 +70,7 @@ impl Entry {
     }
 
     /// The store has said the same again: the entry is as new as that read. Far cheaper than to replace it.
-    pub(crate) fn said_again(&self, row: &Bytes, read_at: Instant) -> bool {
+    fn said_again(&self, row: &Bytes, read_at: Instant) -> bool {
         let is_same = self.row.as_ref() == Some(row);
         if is_same {
             let later = read_at.saturating_duration_since(self.read.first).as_micros();
@@ -102,15 +103,24 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(has_row: bool, shape: &Shape, max_stale: Option<Duration>, now: Instant, read_at: Instant) -> Self {
+    /// What was read until `unheard` may have changed.
+    fn of(
+        has_row: bool,
+        shape: &Shape,
+        max_stale: Option<Duration>,
+        now: Instant,
+        read_at: Instant,
+        unheard: Option<Instant>,
+    ) -> Self {
+        let is_heard = unheard.is_none_or(|until| read_at > until);
         let limits = shape.limits();
         let age = now.saturating_duration_since(read_at);
         if max_stale.is_some_and(|max| age > max) {
             return Self::Nothing;
         }
         match has_row {
-            false if age < limits.negative_for => Self::Negative,
-            true if age < limits.fresh_for => Self::Fresh,
+            false if is_heard && age < limits.negative_for => Self::Negative,
+            true if is_heard && age < limits.fresh_for => Self::Fresh,
             true if age <= limits.stale_for => Self::Old,
             _ => Self::Nothing,
         }
@@ -121,17 +131,19 @@ pub(crate) struct Cache {
     entries: moka::sync::Cache<Bytes, Entry, DefaultHashBuilder>,
     front: Front,
     hasher: DefaultHashBuilder,
+    /// What is heard of writes; without it rows are fresh for as long as their view says.
+    tracking: Option<Arc<Tracking>>,
 }
 
 impl Cache {
-    pub(crate) fn new(settings: CacheSettings, hasher: DefaultHashBuilder) -> Self {
+    pub(crate) fn new(settings: CacheSettings, hasher: DefaultHashBuilder, tracking: Option<Arc<Tracking>>) -> Self {
         let weigh = |key: &Bytes, entry: &Entry| {
             let bytes = key.len() + entry.row.as_ref().map_or(0, Bytes::len) + ENTRY_OVERHEAD_BYTES;
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         let builder = moka::sync::Cache::builder().max_capacity(settings.capacity_bytes).weigher(weigh);
         let front = Front::new(settings.capacity_bytes);
-        Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher }
+        Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher, tracking }
     }
 
     /// What is known about all that is wanted; nothing older than `max_stale` counts.
@@ -139,6 +151,7 @@ impl Cache {
         let mut looks = Vec::with_capacity(wanted.len());
         // Copies first, all of them in one go: what waits for memory then waits together.
         let mut rows = Vec::new();
+        let unheard = self.unheard();
         let copies: Vec<_> = match self.front.near(now) {
             Some(near) => {
                 let copy = |entity| {
@@ -148,7 +161,7 @@ impl Cache {
                     }
                     let copy = near.find(wanted.hash(entity), wanted.key(entity))?;
                     let read_at = copy.read.at();
-                    let standing = Standing::of(copy.row.is_some(), shape, max_stale, now, read_at);
+                    let standing = Standing::of(copy.row.is_some(), shape, max_stale, now, read_at, unheard);
                     let from = rows.len();
                     rows.extend_from_slice(copy.row.unwrap_or_default());
                     let read = (standing == Standing::Old).then(|| copy.read.clone());
@@ -188,7 +201,8 @@ impl Cache {
             near.put(hash, key, &entry, stamp);
         }
         let read_at = entry.read_at();
-        match (Standing::of(entry.row.is_some(), shape, max_stale, now, read_at), entry.row.clone()) {
+        let standing = Standing::of(entry.row.is_some(), shape, max_stale, now, read_at, self.unheard());
+        match (standing, entry.row.clone()) {
             (Standing::Negative, _) => Look::Negative,
             (Standing::Nothing, _) | (_, None) => Look::Nothing,
             (standing, Some(row)) => look_at(row, standing, shape, now, read_at, || Some(entry)),
@@ -205,13 +219,56 @@ impl Cache {
             Some(_) => !(limits.fresh_for.is_zero() && limits.stale_for.is_zero()),
             None => !limits.negative_for.is_zero(),
         };
+        let read_at = entry.read_at();
         if is_worth_it {
+            self.expect_writes(key, shape);
             self.entries.insert(key.clone(), entry);
         } else {
             // What was known before is no longer what the store says.
             self.entries.invalidate(key);
         }
+        self.forget_if_written(key, shape, read_at);
         self.front.forget(self.hasher.hash_one(&key[..]));
+    }
+
+    /// The store was asked about what is known, and this is what it said. If it is the same, the row is as new as that
+    /// read, and there is nothing to [`keep`](Self::keep).
+    pub(crate) fn renew(&self, key: &Bytes, shape: &Shape, known: &Entry, row: &Bytes, read_at: Instant) -> bool {
+        self.expect_writes(key, shape);
+        let is_same = known.said_again(row, read_at);
+        if is_same {
+            self.forget_if_written(key, shape, read_at);
+        }
+        is_same
+    }
+
+    fn unheard(&self) -> Option<Instant> {
+        self.tracking.as_ref().and_then(|tracking| tracking.unheard_until())
+    }
+
+    fn expect_writes(&self, key: &[u8], shape: &Shape) {
+        if let Some(tracking) = &self.tracking {
+            tracking.expect(key, shape);
+        }
+    }
+
+    /// A row that was written while it was being read may have the value of before.
+    fn forget_if_written(&self, key: &[u8], shape: &Shape, read_at: Instant) {
+        if self.tracking.as_ref().is_some_and(|tracking| tracking.was_written_since(key, shape, read_at)) {
+            self.forget(key);
+        }
+    }
+
+    /// Forgets a row and its copies. Returns whether it was there.
+    pub(crate) fn forget(&self, key: &[u8]) -> bool {
+        let was_there = self.entries.remove(key).is_some();
+        self.front.forget(self.hasher.hash_one(key));
+        was_there
+    }
+
+    /// Forgets all rows; copies of them live on for a blink.
+    pub(crate) fn forget_all(&self) {
+        self.entries.invalidate_all();
     }
 
     /// Bytes held, as weighed; moka updates it now and then.
@@ -287,7 +344,7 @@ mod tests {
     }
 
     fn empty() -> Cache {
-        Cache::new(CacheSettings::default(), DefaultHashBuilder::default())
+        Cache::new(CacheSettings::default(), DefaultHashBuilder::default(), None)
     }
 
     #[tokio::test(start_paused = true)]
@@ -354,7 +411,7 @@ mod tests {
     #[test]
     fn the_cache_stays_within_its_bytes() {
         let (cache, view) =
-            (Cache::new(CacheSettings { capacity_bytes: 100_000 }, DefaultHashBuilder::default()), view());
+            (Cache::new(CacheSettings { capacity_bytes: 100_000 }, DefaultHashBuilder::default(), None), view());
         for i in 0..5_000u32 {
             let entry = Entry::new(Some(vec![0; 1_000].into()), Instant::now());
             cache.keep(&Bytes::copy_from_slice(&i.to_le_bytes()), &packed(&view), entry);

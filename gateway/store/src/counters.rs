@@ -1,7 +1,7 @@
 //! What the store counts about itself, for the server to export. Plain atomics: reading them costs nobody
 //! anything, and two stores in one process count apart.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::{BreakerState, Trouble, breaker::Breaker};
@@ -32,6 +32,12 @@ pub struct Counters {
     pub cache_misses: Counter,
     /// Keys answered by a row past its freshness because the store did not answer in time.
     pub cache_stale: Counter,
+    /// Keys that Redis said were written.
+    pub invalidations: Counter,
+    /// Rows that the cache forgot because of that.
+    pub cache_forgotten: Counter,
+    /// Times that nothing in the cache was fresh any more, because writes may not have been heard of.
+    pub cache_flushes: Counter,
     /// Batches sent to the store: one for each node that has some of what a request wants.
     pub store_batches: Counter,
     /// Keys in those batches.
@@ -58,6 +64,9 @@ pub struct Counters {
     pub topologies: Counter,
     /// Silent reads that would have opened a node's breaker if not too many others' had been open.
     pub breakers_held: Counter,
+    /// Servers whose writes we want to hear of, and of how many we do.
+    pub(crate) listeners: AtomicUsize,
+    pub(crate) listeners_up: AtomicUsize,
     troubles: [Counter; Trouble::ALL.len()],
     withheld: [Counter; Withheld::ALL.len()],
     /// Servers that reads go to: one, or the masters of a cluster.
@@ -113,6 +122,16 @@ impl Counters {
     /// Failed batches and failed attempts to connect, by kind.
     pub fn troubles(&self, kind: Trouble) -> u64 {
         self.troubles[kind as usize].get()
+    }
+
+    /// Servers whose writes are heard of.
+    pub fn tracking_up(&self) -> usize {
+        self.listeners_up.load(Relaxed)
+    }
+
+    /// Servers whose writes should be heard of and are not.
+    pub fn tracking_down(&self) -> usize {
+        self.listeners.load(Relaxed).saturating_sub(self.tracking_up())
     }
 
     pub(crate) fn withheld(&self, why: Withheld) {

@@ -87,7 +87,7 @@ pub struct Store {
 
 struct Shared {
     backend: Backend,
-    cache: Cache,
+    cache: Arc<Cache>,
     flights: Arc<Flights>,
     reads: Arc<Semaphore>,
     counters: Arc<Counters>,
@@ -103,10 +103,19 @@ impl Store {
             Backend::Embedded(_) => Arc::default(),
             Backend::Redis(redis) => redis.counters().clone(),
         };
+        let tracking = match &backend {
+            Backend::Embedded(_) => None,
+            Backend::Redis(redis) => redis.tracking().cloned(),
+        };
+        let cache = Arc::new(Cache::new(settings, hasher.clone(), tracking.clone()));
+        let flights = Arc::new(Flights::new(hasher.clone()));
+        if let Some(tracking) = tracking {
+            tracking.tell(&cache, &flights);
+        }
         let shared = Shared {
             backend,
-            cache: Cache::new(settings, hasher.clone()),
-            flights: Arc::new(Flights::new(hasher.clone())),
+            cache,
+            flights,
             reads: Arc::new(Semaphore::new(READS_IN_FLIGHT_MAX)),
             counters,
             namespace: namespace.into(),
@@ -433,8 +442,8 @@ impl Errand {
                 // Bytes that are no row of this shape are not kept: the next request looks again.
                 Answer::Row(bytes) if shape.parse(bytes.clone()).is_err() => {}
                 Answer::Row(bytes) => {
-                    let said_again = self.known[index].as_ref().is_some_and(|known| known.said_again(bytes, read_at));
-                    if !said_again {
+                    let known = self.known[index].as_ref();
+                    if !known.is_some_and(|known| shared.cache.renew(key, shape, known, bytes, read_at)) {
                         shared.cache.keep(key, shape, Entry::new(Some(bytes.clone()), read_at));
                     }
                     if is_late {

@@ -1,6 +1,6 @@
 //! Single flight: whoever wants a key that is already being read waits for that read. Promises: at any time at
-//! most one read per key, and a read that ends in any way, a panic included, frees its keys and tells everyone
-//! who waits.
+//! most one read per key (one more for each write to it that was heard of meanwhile), and a read that ends in any way,
+//! a panic included, frees its keys and tells everyone who waits.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -103,6 +103,11 @@ impl Flights {
         Boarding { seats, leaders: led.into_iter().map(leader).collect() }
     }
 
+    /// Whoever wants the key from now on begins a read of his own: the one under way may bring the value of before.
+    pub(crate) fn forget(&self, key: &[u8]) {
+        self.seats().remove(key);
+    }
+
     /// Nothing panics while the lock is held, and a half-done boarding would only be a missing or a surplus
     /// entry of a flight whose guard still lives: poison means nothing here.
     fn seats(&self) -> MutexGuard<'_, HashMap<Bytes, Seat, DefaultHashBuilder>> {
@@ -161,7 +166,10 @@ impl Drop for Leader {
         self.flight.answers.get_or_init(|| vec![Answer::Failed(Trouble::Other); self.keys.len()]);
         let mut table = self.flights.seats();
         for key in &self.keys {
-            table.remove(key);
+            // Forgotten keys may have a newer flight.
+            if table.get(key).is_some_and(|seat| Arc::ptr_eq(&seat.flight, &self.flight)) {
+                table.remove(key);
+            }
         }
         // Inside the lock: whoever boards next sees the landing.
         self.flights.landings.fetch_add(1, SeqCst);

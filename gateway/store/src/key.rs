@@ -34,6 +34,14 @@ pub(crate) fn push_prefix(out: &mut Vec<u8>, namespace: &str, view: &View) {
     out.push(b':');
 }
 
+/// What the keys of all views of a namespace begin with.
+pub(crate) fn namespace_prefix(namespace: &str) -> String {
+    let mut prefix = Vec::new();
+    push_name(&mut prefix, namespace);
+    prefix.push(b':');
+    String::from_utf8_lossy(&prefix).into_owned()
+}
+
 /// Appends the join keys: a column and the row in it each.
 pub(crate) fn push_parts<'a>(out: &mut Vec<u8>, parts: impl Iterator<Item = (&'a Column, usize)>) {
     for (n, (column, row)) in parts.enumerate() {

@@ -25,6 +25,7 @@ mod key;
 mod redis;
 mod row;
 mod shape;
+mod tracking;
 mod trouble;
 mod wanted;
 

@@ -6,7 +6,7 @@
 //! `address` and `url` say where Redis is, `dial` and `tls` get there, `mux` and `resp` speak over one connection that
 //! many use, `lane` keeps it, `node` reads from one server, `shard` from a master or its replicas, by what `tempo` has
 //! learnt; `cluster` (with `slots`) and `sentinel` know which server has what, and `follow` is what both
-//! take; `load` writes.
+//! take; `track` hears of writes; `load` writes.
 
 mod address;
 mod cluster;
@@ -23,6 +23,7 @@ mod shard;
 mod slots;
 mod tempo;
 mod tls;
+mod track;
 mod url;
 
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub(crate) use shard::Waits;
 
 use crate::breaker::Openings;
 use crate::flight::Answer;
+use crate::key::namespace_prefix;
+use crate::tracking::Tracking;
 use crate::{Counters, Trouble};
 use cluster::Cluster;
 use commands::Commands;
@@ -55,6 +58,7 @@ pub struct Redis {
 struct Shared {
     layout: Layout,
     counters: Arc<Counters>,
+    tracking: Option<Arc<Tracking>>,
     /// Aborts the tasks that follow the layout when the last clone goes.
     _followers: JoinSet<()>,
 }
@@ -74,8 +78,24 @@ impl Redis {
 
     /// The same, saying whether replicas are read from.
     pub fn open_with(address: &RedisAddress, replicas: Replicas) -> Result<Self, AddressError> {
-        address.check()?;
+        Self::begin(address, replicas, Arc::default(), None)
+    }
+
+    /// The same, and hears of writes by client tracking: stores over it forget what was written at once. `namespace` is
+    /// that of the stores.
+    pub fn open_tracking(address: &RedisAddress, replicas: Replicas, namespace: &str) -> Result<Self, AddressError> {
         let counters = Arc::<Counters>::default();
+        let tracking = Tracking::new(namespace_prefix(namespace), counters.clone());
+        Self::begin(address, replicas, counters, Some(Arc::new(tracking)))
+    }
+
+    fn begin(
+        address: &RedisAddress,
+        replicas: Replicas,
+        counters: Arc<Counters>,
+        tracking: Option<Arc<Tracking>>,
+    ) -> Result<Self, AddressError> {
+        address.check()?;
         let mut followers = JoinSet::new();
         let is_sentinel = matches!(address.layout, RedisLayout::Sentinel { .. });
         let family = Family {
@@ -85,6 +105,7 @@ impl Redis {
             openings: Arc::new(Openings::default()),
             alarm: Arc::new(Alarm::default()),
             pipelines_max: if address.layout == RedisLayout::Cluster { PIPELINES_MAX } else { usize::MAX },
+            tracking: tracking.clone(),
         };
         let mut places = Place::all_of(address);
         let layout = match &address.layout {
@@ -107,7 +128,7 @@ impl Redis {
                 Layout::One(Shard::new(Arc::new(family.node(place)), copies))
             }
         };
-        Ok(Self { shared: Arc::new(Shared { layout, counters, _followers: followers }) })
+        Ok(Self { shared: Arc::new(Shared { layout, counters, tracking, _followers: followers }) })
     }
 
     /// Waits until connections are up, or until it is known why one is not; for start-up checks and tests.
@@ -121,6 +142,10 @@ impl Redis {
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters
+    }
+
+    pub(crate) fn tracking(&self) -> Option<&Arc<Tracking>> {
+        self.shared.tracking.as_ref()
     }
 
     /// Why a read would fail at once whatever its keys, if it would.

@@ -129,6 +129,16 @@ impl Dialer {
         }
     }
 
+    /// Who we are: name and password.
+    pub(super) fn credentials(&self) -> (Option<&str>, Option<&str>) {
+        (self.login.username.as_deref(), self.password())
+    }
+
+    /// How we encrypt, if we do.
+    pub(super) fn tls(&self) -> Option<&TlsConnector> {
+        self.tls.as_ref()
+    }
+
     /// A user that needs no password still has to be named, and AUTH wants some password then.
     fn password(&self) -> Option<&str> {
         let none = self.login.username.as_ref().map(|_| "");

@@ -23,9 +23,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(400);
 /// Wait after an error that only an operator can mend.
 pub(super) const CONFIGURATION_PAUSE: Duration = Duration::from_secs(10);
 /// How often an idle connection is tried, so that a request is not the one to find it dead.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A connection that broke sooner than this after it was made is not replaced without a pause.
-const STEADY: Duration = Duration::from_secs(1);
+pub(super) const STEADY: Duration = Duration::from_secs(1);
 
 /// A replica whose master is gone is read from for this long: what was written until then it has nearly all, and a
 /// failover takes some seconds. Later somebody else may have become the master without telling it.

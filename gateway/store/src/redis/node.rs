@@ -15,8 +15,10 @@ use super::dial::{Connection, Dialer, Place};
 use super::lane::{Lane, LaneState, keep};
 use super::resp::{self, Element, Elements, Garbage};
 use super::tempo::Tempo;
+use super::track::track;
 use crate::breaker::{Breaker, Generation, Openings, Silence};
 use crate::flight::Answer;
+use crate::tracking::Tracking;
 use crate::{BreakerState, Counters, Trouble};
 
 /// How long a read may go on, also when the request that began it has left. Longer than any sensible budget,
@@ -89,6 +91,8 @@ pub(super) struct Family {
     pub(super) openings: Arc<Openings>,
     pub(super) alarm: Arc<Alarm>,
     pub(super) pipelines_max: usize,
+    /// Where to report writes; `None` = nobody wants to know.
+    pub(super) tracking: Option<Arc<Tracking>>,
 }
 
 impl Family {
@@ -123,6 +127,9 @@ impl Family {
         let mut keepers = JoinSet::new();
         for index in 0..CONNECTIONS {
             keepers.spawn(keep(node.clone(), index));
+        }
+        if let Some(tracking) = &self.tracking {
+            keepers.spawn(track(node.clone(), tracking.clone()));
         }
         Kept { node, _keepers: keepers }
     }

@@ -19,7 +19,7 @@ pub const NOW_US: i64 = 1_400_000_000_000_000;
 /// A budget that only a broken store exceeds.
 pub const AMPLE: Duration = Duration::from_secs(5);
 
-pub fn seconds(s: u64) -> Duration {
+pub const fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
@@ -57,7 +57,7 @@ pub fn small_view(cache: Freshness) -> View {
     View { cache, ..view(&[FeatureType::One(Kind::F64)]) }
 }
 
-pub fn freshness(fresh: Duration, stale: Duration, negative: Duration) -> Freshness {
+pub const fn freshness(fresh: Duration, stale: Duration, negative: Duration) -> Freshness {
     Freshness { fresh_for: fresh, stale_for: stale, negative_for: negative }
 }
 
