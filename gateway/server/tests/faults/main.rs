@@ -8,6 +8,8 @@
     reason = "a test that fails panics, and says what it saw"
 )]
 
+#[path = "../../../store/tests/common/fake.rs"]
+mod fake;
 #[path = "../harness/mod.rs"]
 mod harness;
 #[path = "../harness/stored.rs"]
@@ -23,15 +25,18 @@ mod exhausted;
 mod failover;
 mod floods;
 mod frozen;
+mod garbage;
 mod killed;
 mod moved;
 mod noisy;
 mod nonsense;
 mod overload;
 mod oversize;
+mod refused;
 mod severed;
 mod slow;
 mod slow_node;
+mod stampede;
 
 /// Nothing else runs on the machine (`make test-faults`): then figures of time may be held to what was promised.
 fn is_quiet() -> bool {

@@ -20,8 +20,9 @@ use crate::Trouble;
 const QUESTIONS_MAX: usize = 2_048;
 /// Room made before every read: a reply of a hundred rows comes in one or two pieces.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes of replies to one question. More is a server that sends what nobody asked for.
-const REPLY_BYTES_MAX: usize = 1 << 30;
+/// Bytes of replies to one question: as much as a network of 2 Gbit/s brings while a read lives. More is a server that
+/// has lost its mind, and would have all our memory.
+const REPLY_BYTES_MAX: usize = 64 << 20;
 /// Bytes waiting to be sent before more questions are taken: a server that does not read is not fed.
 const SEND_BYTES_MAX: usize = 4 << 20;
 /// Reads between two chances for other tasks of the thread.

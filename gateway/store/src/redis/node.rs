@@ -2,8 +2,8 @@
 //! against this node's breaker alone, and a connection whose replies cannot be trusted is used no more.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::{Connection, Dialer, Place};
-use super::lane::{Lane, LaneState, keep};
+use super::lane::{CONFIGURATION_PAUSE, Lane, LaneState, keep};
 use super::resp::{self, Element, Elements, Garbage};
 use super::tempo::Tempo;
 use super::track::track;
@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(super) tempo: Tempo,
     /// Batches that are here because another node took long.
     pub(super) hedges: AtomicUsize,
+    /// When the log last called for an operator.
+    called: Mutex<Option<Instant>>,
     pipelines_max: usize,
     pipelines: AtomicUsize,
 }
@@ -121,6 +123,7 @@ impl Family {
             alarm: self.alarm.clone(),
             tempo: Tempo::unknown(),
             hedges: AtomicUsize::new(0),
+            called: Mutex::default(),
             pipelines_max: self.pipelines_max,
             pipelines: AtomicUsize::new(0),
         });
@@ -311,6 +314,19 @@ impl Node {
         self.counters.trouble(trouble);
         if trouble.is_news_of_others() {
             self.alarm.ring();
+        }
+        if trouble.is_configuration() {
+            self.call_operator(trouble);
+        }
+    }
+
+    /// What only an operator can mend is in the log, as often as a connection is tried for it, not for every batch.
+    fn call_operator(&self, trouble: Trouble) {
+        let mut called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
+        if called.is_none_or(|last| last.elapsed() >= CONFIGURATION_PAUSE) {
+            *called = Some(Instant::now());
+            let (node, trouble) = (&self.place, trouble.name());
+            tracing::error!(%node, trouble, "Redis refuses what we ask; somebody must mend that");
         }
     }
 

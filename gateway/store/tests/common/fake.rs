@@ -1,4 +1,5 @@
 //! A server that greets like Redis and then answers reads as it is told: for what a real one never does.
+#![allow(dead_code, reason = "every test binary uses another part of it")]
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How the fake answers an MGET.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) enum Manner {
     /// As a Redis without any key.
     Proper,
@@ -14,6 +15,8 @@ pub(crate) enum Manner {
     Says(Vec<u8>),
     /// With these bytes, then the connection is closed.
     HangsUpAfter(Vec<u8>),
+    /// With the first bytes, and then the others over and over.
+    NeverStopsAfter(Vec<u8>, Vec<u8>),
 }
 
 pub(crate) struct Fake {
@@ -74,6 +77,13 @@ async fn talk(mut stream: TcpStream, manner: Arc<Mutex<Manner>>) {
             }
             Manner::HangsUpAfter(bytes) => {
                 let _ = stream.write_all(&bytes).await;
+                return;
+            }
+            Manner::NeverStopsAfter(bytes, more) => {
+                let mut sent = stream.write_all(&bytes).await;
+                while sent.is_ok() {
+                    sent = stream.write_all(&more).await;
+                }
                 return;
             }
         }
