@@ -48,12 +48,12 @@ def lines(verdict):
             what += f", {phase['name']}"
         ms = phase["answered_ms"]
         counts = ", ".join(f"{phase[key]:,} {key}" for key in ("refused", "too_late", "timed_out", "dropped") if phase[key])
-        yield (f"| {what} | {phase['offered_rps']:,.0f} → {phase['goodput_rps']:,.0f} | {number(ms['p50'])} / {number(ms['p99'])} "
+        yield (f"| {what} | {phase['offered_rps']:,.0f} → {phase['goodput_rps']:,.0f} | {phase.get('real_share') or 0:.1%} | {number(ms['p50'])} / {number(ms['p99'])} "
                f"/ {number(ms['p999'])} | {'; '.join(judged)} | {counts or '–'} |")
 
 
 def table(verdicts):
-    rows = ["| scenario | offered → in time, a second | p50 / p99 / p99.9 of answers, ms | expected | not answered |", "|---|---|---|---|---|"]
+    rows = ["| scenario | offered → in time, a second | real values | p50 / p99 / p99.9 of answers, ms | expected | not answered |", "|---|---|---|---|---|---|"]
     rows += [line for verdict in verdicts for line in lines(verdict)]
     lag = max((verdict["generator"]["lag_p99_ms"] for verdict in verdicts), default=0)
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

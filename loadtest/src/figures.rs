@@ -9,7 +9,7 @@ pub(crate) enum Figure {
     /// Replies (answers, refusals and the server's own "too late") within the budget and a millisecond, of all calls that
     /// were not abandoned by the caller.
     RepliedInTimeShare,
-    /// Answers in time a second, divided by what the ramp found.
+    /// Answers in time a second, each counting by the share of its values that are real, divided by what the ramp found.
     GoodputOfPeak,
     /// Median latency of answers.
     P50Ms,

@@ -22,7 +22,7 @@ use crate::rows;
 use crate::scenario::{Arrivals, Capacity, Protocol, Rate, Scenario};
 use crate::stage::{Cores, Stage};
 use crate::tally::{Tally, quantile_ms};
-use crate::verdict::{Measured, Samples};
+use crate::verdict::{Measured, Samples, real_share};
 
 /// How often the gateway's counters are read during a run.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -122,7 +122,7 @@ async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed>
     let warm = if serve.is_some_and(|s| s.cache_mib == 0) { LOOK_EVERY as usize } else { usize::MAX };
     traffic.warm(warm).await?;
     let (peak_rps, ramp) = match scenario.capacity {
-        Some(capacity) => climb(&traffic, capacity).await?,
+        Some(capacity) => climb(&traffic, capacity, place.admin).await?,
         None => (None, Vec::new()),
     };
     if let (Some((replies_share, late)), Some(stage)) = (serve.and_then(|s| s.late), &place.stage) {
@@ -248,20 +248,28 @@ async fn chunk_share(stage: &Stage, place: &Place, replies_share: f64) -> Result
     Ok(1.0 - (1.0 - replies_share).powf(1.0 / chunks_per_reply))
 }
 
-/// Raises the rate step by step; returns the most that was answered in time in a second, and the steps.
-async fn climb(traffic: &Traffic, capacity: Capacity) -> Result<(Option<f64>, Vec<Json>), crate::Failed> {
+/// Raises the rate step by step; returns the most that was answered in time in a second, and the steps. An answer counts by
+/// the share of its values that are real, or a gateway that answers with nothing would have no limit.
+async fn climb(
+    traffic: &Traffic,
+    capacity: Capacity,
+    admin: Option<SocketAddr>,
+) -> Result<(Option<f64>, Vec<Json>), crate::Failed> {
     let (mut rps, mut peak, mut bad, mut steps) = (capacity.from_rps, 0.0f64, 0, Vec::new());
     while bad < BAD_STEPS && rps <= capacity.rps_max {
         let arrivals = Arrivals::Poisson;
         let stretch = Stretch { name: "ramp".to_owned(), length: capacity.step, rps, arrivals };
-        let tallies = traffic.drive(&[stretch], drop).await?;
+        let (tallies, samples) = watched(traffic, &[stretch], admin).await?;
+        let real_share = samples.between(Duration::ZERO, capacity.step).and_then(|counted| real_share(&counted));
         for tally in &tallies {
-            let goodput = tally.in_time as f64 / capacity.step.as_secs_f64();
+            let in_time = tally.in_time as f64 * real_share.unwrap_or(1.0);
+            let goodput = in_time / capacity.step.as_secs_f64();
             peak = peak.max(goodput);
-            let is_carried = tally.in_time as f64 >= CARRIED_SHARE * tally.due as f64;
-            bad = if is_carried { 0 } else { bad + 1 };
+            bad = if in_time >= CARRIED_SHARE * tally.due as f64 { 0 } else { bad + 1 };
             let lag = quantile_ms(&tally.lag_ns, 0.99);
-            steps.push(json!({ "rps": rps, "goodput_rps": goodput, "refused": tally.refused, "lag_p99_ms": lag }));
+            steps.push(json!({
+                "rps": rps, "goodput_rps": goodput, "real_share": real_share, "refused": tally.refused, "lag_p99_ms": lag,
+            }));
         }
         rps *= capacity.growth;
     }

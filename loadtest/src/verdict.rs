@@ -68,13 +68,15 @@ impl Measured<'_> {
             Figure::InTimeShare => tally.in_time_share(),
             Figure::RepliedInTimeShare => tally.replied_in_time_share(),
             Figure::GoodputOfPeak => {
-                self.peak_rps.map(|peak| tally.in_time as f64 / self.phase.length.as_secs_f64() / peak)
+                // As the ramp counts it.
+                let real_share = self.counted().and_then(|counted| real_share(&counted)).unwrap_or(1.0);
+                self.peak_rps.map(|peak| tally.in_time as f64 * real_share / self.phase.length.as_secs_f64() / peak)
             }
             Figure::P50Ms => quantile_ms(&tally.answered_ns, 0.5),
             Figure::P99Ms => quantile_ms(&tally.answered_ns, 0.99),
             // Nobody refused is nobody refused too late.
             Figure::RefusedP99Ms => Some(quantile_ms(&tally.refused_ns, 0.99).unwrap_or(0.0)),
-            Figure::RealShare => real_share(&provenance(&self.counted()?)),
+            Figure::RealShare => real_share(&self.counted()?),
             Figure::Untyped => (tally.looked_at > 0).then_some(tally.untyped as f64),
             Figure::StoreAttemptsPerRequest => {
                 self.samples.attempts_per_request(self.begin, self.begin + self.phase.length)
@@ -106,7 +108,7 @@ impl Measured<'_> {
         json["expected"] = expected.into();
         if let Some(counted) = self.counted() {
             let provenance = provenance(&counted);
-            json["real_share"] = real_share(&provenance).into();
+            json["real_share"] = real_share(&counted).into();
             json["provenance"] = json!(provenance);
             json["store_batches"] = counted.sum("weir_store_batches_total").into();
             json["store_keys"] = counted.sum("weir_store_keys_total").into();
@@ -125,7 +127,9 @@ fn provenance(counted: &Metrics) -> BTreeMap<String, f64> {
     values
 }
 
-fn real_share(provenance: &BTreeMap<String, f64>) -> Option<f64> {
+/// Values that are what was asked for, of all that were served.
+pub(crate) fn real_share(counted: &Metrics) -> Option<f64> {
+    let provenance = provenance(counted);
     let real: f64 = REAL.iter().filter_map(|name| provenance.get(*name)).sum();
     let all: f64 = provenance.values().sum();
     (all > 0.0).then(|| real / all)
