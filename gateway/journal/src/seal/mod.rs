@@ -126,13 +126,12 @@ pub(crate) fn seal(
     let mut out = Writing { journal, id, is_hurried, files: Vec::new(), requests: 0, rows: 0 };
     let mut exposures = Exposures::default();
     for ((service, k, hour), group) in &contents.groups {
-        contents.corrupt +=
-            out.served(service, *k, *hour, group, &contents.schemas, &contents.pools, &mut exposures)?;
+        contents.corrupt += out.served(service, *k, *hour, group, &contents.told, &mut exposures)?;
     }
     out.exposures(&exposures)?;
     if settings.feast_log {
         for ((service, k, day), group) in &contents.days() {
-            out.feast(service, *k, *day, group, &contents.schemas, &contents.pools)?;
+            out.feast(service, *k, *day, group, &contents.told)?;
         }
     }
     let Writing { files, requests, rows, .. } = out;
@@ -186,11 +185,17 @@ fn schema_of<'s>(group: &[&[u8]], schemas: &'s Schemas) -> Option<&'s Schema> {
     group.first().and_then(|body| record::schema_id(body)).and_then(|id| schemas.get(&id)).map(|(_, schema)| schema)
 }
 
+/// What a segment tells so that its records can be read.
+#[derive(Default)]
+struct Told {
+    schemas: Schemas,
+    pools: Pools,
+}
+
 /// The frames of a segment, sorted by the file they belong to.
 #[derive(Default)]
 struct Contents<'a> {
-    schemas: Schemas,
-    pools: Pools,
+    told: Told,
     of_service: HashMap<String, usize>,
     /// By service, schema number and hour: the bodies of records.
     groups: BTreeMap<(String, usize, i64), Vec<&'a [u8]>>,
@@ -200,10 +205,10 @@ struct Contents<'a> {
 impl<'a> Contents<'a> {
     fn schema(&mut self, body: &[u8]) {
         match Schema::decode(body) {
-            Ok((id, _)) if self.schemas.contains_key(&id) => {}
+            Ok((id, _)) if self.told.schemas.contains_key(&id) => {}
             Ok((id, schema)) => {
                 let count = self.of_service.entry(schema.service.clone()).or_default();
-                self.schemas.insert(id, (*count, schema));
+                self.told.schemas.insert(id, (*count, schema));
                 *count += 1;
             }
             Err(_) => self.corrupt += 1,
@@ -211,13 +216,13 @@ impl<'a> Contents<'a> {
     }
 
     fn rows(&mut self, body: &[u8]) {
-        let schema = record::schema_id(body).and_then(|id| self.schemas.get(&id));
-        let told = schema.is_some_and(|(_, schema)| self.pools.add(body, schema).is_ok());
+        let schema = record::schema_id(body).and_then(|id| self.told.schemas.get(&id));
+        let told = schema.is_some_and(|(_, schema)| self.told.pools.add(body, schema).is_ok());
         self.corrupt += u64::from(!told);
     }
 
     fn record(&mut self, body: &'a [u8]) {
-        let schema = record::schema_id(body).and_then(|id| self.schemas.get(&id));
+        let schema = record::schema_id(body).and_then(|id| self.told.schemas.get(&id));
         match schema.zip(record::served_at_us(body)) {
             Some(((k, schema), at)) => {
                 self.groups.entry((schema.service.clone(), *k, hour(at))).or_default().push(body);
@@ -254,11 +259,10 @@ impl Writing<'_> {
         k: usize,
         hour: i64,
         group: &[&[u8]],
-        schemas: &Schemas,
-        pools: &Pools,
+        told: &Told,
         exposures: &mut Exposures,
     ) -> Result<u64, SealFault> {
-        let Some(schema) = schema_of(group, schemas) else { return Ok(0) };
+        let Some(schema) = schema_of(group, &told.schemas) else { return Ok(0) };
         let mut table = ServedTable::new(schema);
         let (mut corrupt, mut requests, mut rows, mut times) = (0, 0, 0, (i64::MAX, i64::MIN));
         let is_hurried = self.is_hurried;
@@ -268,7 +272,7 @@ impl Writing<'_> {
                 if is_hurried() {
                     return Err(SealFault::Hurried);
                 }
-                let Ok(served) = record::decode(body, schema, pools) else {
+                let Ok(served) = record::decode(body, schema, &told.pools) else {
                     corrupt += 1;
                     continue;
                 };
@@ -305,22 +309,14 @@ impl Writing<'_> {
 
     /// Writes one file of `feast`. The records are decoded once more, which costs less than their compression and
     /// keeps no more than one batch in memory.
-    fn feast(
-        &mut self,
-        service: &str,
-        k: usize,
-        day: i64,
-        group: &[&[u8]],
-        schemas: &Schemas,
-        pools: &Pools,
-    ) -> Result<(), SealFault> {
-        let Some(schema) = schema_of(group, schemas) else { return Ok(()) };
+    fn feast(&mut self, service: &str, k: usize, day: i64, group: &[&[u8]], told: &Told) -> Result<(), SealFault> {
+        let Some(schema) = schema_of(group, &told.schemas) else { return Ok(()) };
         let mut table = FeastTable::new(schema);
         let arrow = table.schema();
         let (mut rows, mut times) = (0, (i64::MAX, i64::MIN));
         let is_hurried = self.is_hurried;
         // What cannot be read was counted when `served` was written.
-        let mut records = group.iter().filter_map(|body| record::decode(body, schema, pools).ok());
+        let mut records = group.iter().filter_map(|body| record::decode(body, schema, &told.pools).ok());
         let next = || {
             for served in records.by_ref() {
                 if is_hurried() {
