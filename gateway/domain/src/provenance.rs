@@ -12,7 +12,7 @@ pub enum Provenance {
     Store = 1,
     /// Read from the cache, still fresh.
     Cache = 2,
-    /// Read from the cache past its freshness because the store did not answer in time.
+    /// Read from the cache past its freshness: the store did not answer in time, or is asked again in the background.
     Stale = 3,
     /// Computed by a transform.
     Computed = 4,

@@ -62,6 +62,18 @@ fn samples_hold_each_other_and_weigh_what_they_leave_out() {
 }
 
 #[test]
+fn rows_are_revalidated_while_they_may_still_be_served() {
+    assert_eq!(catalog(&files()).views[0].cache.revalidate_for, Duration::ZERO);
+    let with = |ms: u64| {
+        let more = format!("stale_for_ms = 2000\nstale_while_revalidate_ms = {ms}");
+        edited(&[("stale_for_ms = 2000", &*more)])
+    };
+    assert_eq!(catalog(&with(1_500)).views[0].cache.revalidate_for, Duration::from_millis(1_500));
+    let told = listed(&read(&with(1_501)).unwrap_err());
+    assert!(told.contains("stale_while_revalidate_ms: with fresh_for_ms is beyond stale_for_ms"), "{told}");
+}
+
+#[test]
 fn no_files_are_an_empty_catalog() {
     let catalog = catalog(&[]);
     assert!(catalog.views.is_empty() && catalog.services.is_empty());

@@ -58,7 +58,7 @@ fn mistakes_of_form_are_named() {
 
 - source = "profile.parquet"
 + sauce = 1 # here
-= view "profile": unknown key "sauce"; there are description, entity, event_time, feast, feature, fresh_for_ms, layout, name, negative_for_ms, owner, source, stale_for_ms, tags, ttl_s, version
+= view "profile": unknown key "sauce"; there are description, entity, event_time, feast, feature, fresh_for_ms, layout, name, negative_for_ms, owner, source, stale_for_ms, stale_while_revalidate_ms, tags, ttl_s, version
 
 - [[layer]]\nname = "models"
 + [[leyer]] # here\nname = "models2"\n[[layer]]\nname = "models"

@@ -158,7 +158,7 @@ mod tests {
             feature_services: vec![wire::FeatureService { spec: Some(service) }],
             ..Default::default()
         };
-        let cache = Freshness { fresh_for: Duration::ZERO, stale_for: Duration::ZERO, negative_for: Duration::ZERO };
+        let cache = Freshness::default();
         let options = Options { versioning: false, serves_while_materializing: false, reads_precomputed: true, cache };
         let registry = Registry::decode(&registry.encode_to_vec(), "").unwrap();
         Lookup::compile(&registry, Wanted::Service("s"), full_names, &options).unwrap()

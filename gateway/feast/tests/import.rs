@@ -104,7 +104,7 @@ fn the_same_registry_is_the_same_text() {
 
 fn imported(registry: &core::Registry, versioning: bool) -> (Imported, Catalog) {
     let registry = Registry::decode(&registry.encode_to_vec(), PROJECT).expect("a registry");
-    let cache = Freshness { fresh_for: Duration::ZERO, stale_for: Duration::ZERO, negative_for: Duration::ZERO };
+    let cache = Freshness::default();
     let options = Options { versioning, serves_while_materializing: false, reads_precomputed: false, cache };
     let naming = Naming { format: KeyFormat::V3, project: PROJECT.to_owned() };
     let imported = import(&registry, &options, &naming, Duration::from_millis(50));

@@ -289,7 +289,7 @@ fn read_feast(dir: &Path, mut keys: Keys<'_, '_>) -> FeastConfig {
         registry,
         semantics,
         budget,
-        cache: Freshness { fresh_for, stale_for, negative_for },
+        cache: Freshness { fresh_for, revalidate_for: Duration::ZERO, stale_for, negative_for },
         repo: dir.join(repo),
     }
 }

@@ -83,6 +83,7 @@ pub struct Metrics {
     burnt: [Histogram; 4],
     values: Family<Value, Counter>,
     refusals: Family<Reason, Counter>,
+    cancelled: Counter,
     unlogged: Family<Reason, Counter>,
     fallbacks: Family<Service, Counter>,
     transforms: Family<Call, Counter>,
@@ -128,6 +129,8 @@ impl Default for Metrics {
         registry.register("values", "Served values by where they came from", values.clone());
         let refusals = Family::default();
         registry.register("refusals", "Requests that got no answer, by reason", refusals.clone());
+        let cancelled = Counter::default();
+        registry.register("cancelled", "Requests whose callers left before the answer", cancelled.clone());
         let unlogged = Family::default();
         registry.register(
             "feast_unlogged",
@@ -151,6 +154,7 @@ impl Default for Metrics {
             burnt,
             values,
             refusals,
+            cancelled,
             unlogged,
             fallbacks,
             transforms,
@@ -244,6 +248,10 @@ impl Metrics {
 
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.refusals.get_or_create(&Reason { reason: refusal.reason() }).inc();
+    }
+
+    pub(crate) fn cancelled(&self) {
+        self.cancelled.inc();
     }
 
     pub(crate) fn transformed(&self, transform: &str, version: u32, outcome: &'static str) {
@@ -438,6 +446,15 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
             Kind::Counter,
             store.flights_joined.get(),
         ),
+        Fact {
+            name: "store_revalidations",
+            help: "Entities served past their freshness, by whether they are read again in the background",
+            kind: Kind::Counter,
+            points: vec![
+                (Some(("outcome", "started")), store.revalidations.get()),
+                (Some(("outcome", "withheld")), store.revalidations_withheld.get()),
+            ],
+        },
         one("store_late_fills", "Rows that came too late and were cached", Kind::Counter, store.late_fills.get()),
         one("store_invalid_rows", "Rows that are not rows of their view", Kind::Counter, store.invalid_rows.get()),
         one("store_reads_in_flight", "Reads under way", Kind::Gauge, snapshot.store.reads_in_flight() as u64),

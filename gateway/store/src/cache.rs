@@ -87,6 +87,8 @@ pub(crate) enum Look {
     Fresh(Row, Duration),
     /// The store said lately that there is no such entity.
     Negative,
+    /// A row that may be served at once, but somebody should ask the store again, with the entry it is from.
+    Aging(Row, Entry),
     /// A row to serve if the store does not answer, with the entry it is from.
     Old(Row, Entry),
     /// Nothing that could be served.
@@ -98,6 +100,7 @@ pub(crate) enum Look {
 enum Standing {
     Fresh,
     Negative,
+    Aging,
     Old,
     Nothing,
 }
@@ -121,7 +124,9 @@ impl Standing {
         match has_row {
             false if is_heard && age < limits.negative_for => Self::Negative,
             true if is_heard && age < limits.fresh_for => Self::Fresh,
-            true if age <= limits.stale_for => Self::Old,
+            true if age > limits.stale_for => Self::Nothing,
+            true if is_heard && age < limits.fresh_for + limits.revalidate_for => Self::Aging,
+            true => Self::Old,
             _ => Self::Nothing,
         }
     }
@@ -164,7 +169,7 @@ impl Cache {
                     let standing = Standing::of(copy.row.is_some(), shape, max_stale, now, read_at, unheard);
                     let from = rows.len();
                     rows.extend_from_slice(copy.row.unwrap_or_default());
-                    let read = (standing == Standing::Old).then(|| copy.read.clone());
+                    let read = matches!(standing, Standing::Aging | Standing::Old).then(|| copy.read.clone());
                     Some((standing, from..rows.len(), read_at, read))
                 };
                 (0..wanted.len()).map(copy).collect()
@@ -282,7 +287,7 @@ impl Cache {
     }
 }
 
-/// A row that is fresh or old. One kept under another schema of the same view, before the catalog changed, is of no
+/// A row that is fresh, ages or is old. One kept under another schema of the same view, before the catalog changed, is of no
 /// use any more.
 fn look_at(
     row: Bytes,
@@ -296,7 +301,11 @@ fn look_at(
     if standing == Standing::Fresh {
         return Look::Fresh(row, now.saturating_duration_since(read_at));
     }
-    entry().map_or(Look::Nothing, |entry| Look::Old(row, entry))
+    match entry() {
+        Some(entry) if standing == Standing::Aging => Look::Aging(row, entry),
+        Some(entry) => Look::Old(row, entry),
+        None => Look::Nothing,
+    }
 }
 
 /// What is left of `max_stale` and `stale_for` now: whether a row read at `read_at` may still be served.
@@ -317,7 +326,12 @@ mod tests {
 
     fn view() -> View {
         let mut view = view_of(&[FeatureType::One(Kind::I64)]);
-        view.cache = Freshness { fresh_for: 10 * SECOND, stale_for: 60 * SECOND, negative_for: 2 * SECOND };
+        view.cache = Freshness {
+            fresh_for: 10 * SECOND,
+            revalidate_for: Duration::ZERO,
+            stale_for: 60 * SECOND,
+            negative_for: 2 * SECOND,
+        };
         view
     }
 
@@ -334,6 +348,7 @@ mod tests {
         match cache.look(b"k", &packed(view), max_stale, Instant::now()) {
             Look::Fresh(..) => "fresh",
             Look::Negative => "negative",
+            Look::Aging(..) => "aging",
             Look::Old(..) => "old",
             Look::Nothing => "nothing",
         }
@@ -358,6 +373,22 @@ mod tests {
         advance(50 * SECOND).await;
         assert_eq!(look(&cache, &view, None), "old");
         advance(Duration::from_millis(1)).await;
+        assert_eq!(look(&cache, &view, None), "nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_that_ages_is_served_for_its_time_and_never_past_stale_for() {
+        let (cache, mut view) = (empty(), view());
+        view.cache.revalidate_for = 20 * SECOND;
+        keep(&cache, &view, Some(row(&view)));
+        advance(10 * SECOND).await;
+        assert_eq!(look(&cache, &view, None), "aging");
+        assert_eq!(look(&cache, &view, Some(9 * SECOND)), "nothing", "the caller takes nothing so old");
+        advance(20 * SECOND).await;
+        assert_eq!(look(&cache, &view, None), "old");
+        view.cache.revalidate_for = 200 * SECOND;
+        assert_eq!(look(&cache, &view, None), "aging");
+        advance(31 * SECOND).await;
         assert_eq!(look(&cache, &view, None), "nothing");
     }
 
@@ -391,7 +422,7 @@ mod tests {
         keep(&cache, &view, Some(row(&view)));
         let newer = View { fingerprint: 1, ..view.clone() };
         assert_eq!(look(&cache, &newer, None), "nothing");
-        view.cache = Freshness { fresh_for: Duration::ZERO, stale_for: Duration::ZERO, negative_for: SECOND };
+        view.cache = Freshness { negative_for: SECOND, ..Freshness::default() };
         keep(&cache, &view, Some(row(&view)));
         assert_eq!(cache.entries.get(b"k".as_slice()).map(|e| e.row), None);
     }

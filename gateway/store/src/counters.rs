@@ -30,7 +30,7 @@ pub struct Counters {
     pub cache_negatives: Counter,
     /// Keys for which the store had to be asked.
     pub cache_misses: Counter,
-    /// Keys answered by a row past its freshness because the store did not answer in time.
+    /// Keys answered by a row past its freshness because the store did not answer in time, or is asked again meanwhile.
     pub cache_stale: Counter,
     /// Keys that Redis said were written.
     pub invalidations: Counter,
@@ -44,6 +44,10 @@ pub struct Counters {
     pub store_keys: Counter,
     /// Keys that found their read already under way and waited for it instead of reading again.
     pub flights_joined: Counter,
+    /// Keys that were served past their freshness and asked again in the background.
+    pub revalidations: Counter,
+    /// Keys that should have been, but too many were, or the store is out.
+    pub revalidations_withheld: Counter,
     /// Rows that came too late for the request that asked for them and were kept in the cache.
     pub late_fills: Counter,
     /// Rows that are not rows of their view.

@@ -6,10 +6,9 @@ use weir_domain::plan::{Plan, ReadFeature};
 use weir_domain::{Blob, Cell, Column, FeatureType, Gathered, Kind, Lists, Provenance, Times};
 
 use crate::decode_hash;
-use crate::fetch::HashFound;
 use crate::row::{HEADER_BYTES, Layout, Row, SLOT_BYTES};
 use crate::shape::hash_row;
-use crate::wanted::Wanted;
+use crate::wanted::{HashFound, Wanted};
 
 /// What became of one wanted entity.
 #[derive(Clone, Debug)]

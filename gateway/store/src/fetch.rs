@@ -2,6 +2,8 @@
 //! what is fresh in the cache, reads the rest from the store in one batch, and when that takes too long serves what
 //! is stale, or says what is missing and why.
 
+mod revalidate;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,7 +26,7 @@ use crate::hash;
 use crate::redis::Waits;
 use crate::row::Row;
 use crate::shape::Shape;
-use crate::wanted::{HashAsk, Wanted};
+use crate::wanted::{HashAsk, HashFound, Hashes, Wanted};
 use crate::{CacheSettings, Counters, Embedded, Redis, Trouble};
 
 /// Batches under way at once. A healthy server has a few; a frozen one fills this within a read's life, and
@@ -52,33 +54,6 @@ pub struct Limits {
     pub max_stale: Option<Duration>,
 }
 
-/// What became of the rows of Feast hashes.
-#[derive(Debug)]
-pub struct Hashes {
-    /// By distinct entity.
-    pub found: Vec<HashFound>,
-    /// By ask: the entity of each row.
-    pub rows: Vec<Vec<u32>>,
-    /// The deadline cut it short.
-    pub was_cut: bool,
-}
-
-/// What became of one entity's row.
-#[derive(Clone, Debug)]
-pub enum HashFound {
-    /// Its fields, where they came from and how long ago they were read from the store.
-    Row {
-        /// The fields, as a [`HashRow`](weir_domain::feast::HashRow).
-        row: Bytes,
-        /// STORE, CACHE or STALE.
-        provenance: Provenance,
-        /// Milliseconds since the store was asked.
-        age_ms: u32,
-    },
-    /// No row, and why.
-    Hole(Provenance),
-}
-
 /// Reads features. Clones are the same store.
 #[derive(Clone)]
 pub struct Store {
@@ -90,6 +65,7 @@ struct Shared {
     cache: Arc<Cache>,
     flights: Arc<Flights>,
     reads: Arc<Semaphore>,
+    revalidations: Arc<Semaphore>,
     counters: Arc<Counters>,
     namespace: Box<str>,
     hasher: DefaultHashBuilder,
@@ -117,6 +93,7 @@ impl Store {
             cache,
             flights,
             reads: Arc::new(Semaphore::new(READS_IN_FLIGHT_MAX)),
+            revalidations: Arc::new(Semaphore::new(revalidate::REVALIDATIONS_MAX)),
             counters,
             namespace: namespace.into(),
             hasher,
@@ -212,7 +189,10 @@ impl Shared {
     async fn through_cache(self: &Arc<Self>, redis: &Redis, wanted: &Wanted, limits: Limits) -> (Vec<Found>, bool) {
         let landings = self.flights.landings();
         let now = Instant::now();
-        let (mut found, asks) = self.look(wanted, limits, now);
+        let (mut found, asks, aging) = self.look(wanted, limits, now);
+        if !aging.is_empty() {
+            self.revalidate(redis, wanted, &aging, landings, limits, now);
+        }
         if asks.is_empty() {
             return (found, false);
         }
@@ -251,10 +231,11 @@ impl Shared {
         (found, was_cut)
     }
 
-    /// Asks the cache for everything that is wanted.
-    fn look(&self, wanted: &Wanted, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>) {
+    /// Asks the cache for everything that is wanted: what is found, what the store is to be asked for, and what it is to
+    /// be asked for in the background.
+    fn look(&self, wanted: &Wanted, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>, Vec<Ask>) {
         let mut found = Vec::with_capacity(wanted.len());
-        let mut asks = Vec::new();
+        let (mut asks, mut aging) = (Vec::new(), Vec::new());
         let mut negatives = 0;
         for (entity, look) in self.cache.look_all(wanted, limits.max_stale, now).into_iter().enumerate() {
             found.push(match look {
@@ -262,6 +243,11 @@ impl Shared {
                 Look::Negative => {
                     negatives += 1;
                     Found::Hole(Provenance::Missing)
+                }
+                Look::Aging(row, entry) => {
+                    let age_ms = millis(now.saturating_duration_since(entry.read_at()));
+                    aging.push(Ask { entity, old: Some((row.clone(), entry)) });
+                    Found::Row { row, provenance: Provenance::Stale, age_ms }
                 }
                 Look::Old(row, entry) => {
                     asks.push(Ask { entity, old: Some((row, entry)) });
@@ -273,10 +259,11 @@ impl Shared {
                 }
             });
         }
-        self.counters.cache_hits.add(wanted.len() - asks.len() - negatives);
+        self.counters.cache_hits.add(wanted.len() - asks.len() - aging.len() - negatives);
+        self.counters.cache_stale.add(aging.len());
         self.counters.cache_negatives.add(negatives);
         self.counters.cache_misses.add(asks.len());
-        (found, asks)
+        (found, asks, aging)
     }
 
     /// Finds a read for every ask, starting those that nobody does yet, one per node; or why none is started.
@@ -308,14 +295,7 @@ impl Shared {
         self.counters.flights_joined.add(seats.iter().flatten().count() - led);
         let Some(permit) = permit.map(Arc::new) else { return Ok((seats, vec![])) };
         let send = |leader: Leader| {
-            let own = asks.iter().zip(&seats);
-            let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
-            let of = |(ask, _): (&Ask, _)| {
-                (wanted.shape(ask.entity).clone(), ask.old.as_ref().map(|(_, entry)| entry.clone()))
-            };
-            let (shapes, known) = own.map(of).unzip();
-            let waits = Arc::new(Waits::until(limits.deadline));
-            let errand = Errand { leader, shapes, known, waits, _permit: permit.clone() };
+            let errand = Errand::of(wanted, asks, &seats, leader, Waits::until(limits.deadline), permit.clone());
             self.send(errand, redis, landings, limits, now)
         };
         let reads = leaders.into_iter().filter_map(send).collect();
@@ -339,7 +319,7 @@ impl Shared {
                 *answer = match self.cache.look(key, shape, limits.max_stale, now) {
                     Look::Fresh(row, _) => Some(Answer::Row(row.bytes().clone())),
                     Look::Negative => Some(Answer::Nothing),
-                    Look::Old(..) | Look::Nothing => None,
+                    Look::Aging(..) | Look::Old(..) | Look::Nothing => None,
                 };
             }
         }
@@ -419,10 +399,29 @@ struct Errand {
     known: Vec<Option<Entry>>,
     /// The request that began it, while it waits.
     waits: Arc<Waits>,
+    /// Nobody ever waited.
+    for_later: bool,
     _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Errand {
+    /// Of those asks that sit in the flight that `leader` leads.
+    fn of(
+        wanted: &Wanted,
+        asks: &[Ask],
+        seats: &[Option<Seat>],
+        leader: Leader,
+        waits: Waits,
+        permit: Arc<OwnedSemaphorePermit>,
+    ) -> Self {
+        let own = asks.iter().zip(seats);
+        let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
+        let of =
+            |(ask, _): (&Ask, _)| (wanted.shape(ask.entity).clone(), ask.old.as_ref().map(|(_, entry)| entry.clone()));
+        let (shapes, known) = own.map(of).unzip();
+        Self { leader, shapes, known, waits: Arc::new(waits), for_later: false, _permit: permit }
+    }
+
     /// Reads the keys that have no answer yet, keeps what came, and lands.
     async fn run(self, shared: Arc<Shared>, redis: Redis, mut answers: Vec<Option<Answer>>) {
         let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
@@ -435,7 +434,7 @@ impl Errand {
             let shapes: Vec<Shape> = missing.iter().map(|i| self.shapes[*i].clone()).collect();
             read(&redis, &keys, &shapes, &self.waits).await
         };
-        let is_late = self.waits.are_over(Instant::now());
+        let is_late = !self.for_later && self.waits.are_over(Instant::now());
         for (&index, answer) in missing.iter().zip(read) {
             let (key, shape) = (&keys[index], &self.shapes[index]);
             match &answer {

@@ -195,13 +195,12 @@ fn bulk<'r>(elements: &mut Elements<'r>) -> Result<Option<&'r [u8]>, Garbage> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use weir_domain::catalog::Freshness;
 
     fn shape(view: &str, features: &[&str], hash_fields: usize) -> Shape {
-        let cache = Freshness { fresh_for: Duration::ZERO, stale_for: Duration::ZERO, negative_for: Duration::ZERO };
+        let cache = Freshness::default();
         Shape::Hash(Arc::new(HashRead::new(view, features.iter().copied(), hash_fields, cache)))
     }
 

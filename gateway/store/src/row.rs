@@ -229,6 +229,7 @@ pub(crate) mod tests {
             ttl: None,
             cache: Freshness {
                 fresh_for: Duration::from_secs(1),
+                revalidate_for: Duration::ZERO,
                 stale_for: Duration::from_secs(60),
                 negative_for: Duration::from_secs(1),
             },

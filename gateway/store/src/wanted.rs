@@ -4,11 +4,12 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashTable};
-use weir_domain::Column;
 use weir_domain::catalog::{KeyType, Scope};
 use weir_domain::feast::{HashRead, KeyFormat, KeyPart};
 use weir_domain::plan::{Bound, HashSource, Plan, Read};
+use weir_domain::{Column, Provenance};
 
 use crate::key::{push_parts, push_prefix};
 use crate::shape::Shape;
@@ -44,6 +45,33 @@ pub struct HashAsk {
     pub keys: Vec<u8>,
     /// Where each name ends.
     pub ends: Vec<usize>,
+}
+
+/// What became of the rows of Feast hashes.
+#[derive(Debug)]
+pub struct Hashes {
+    /// By distinct entity.
+    pub found: Vec<HashFound>,
+    /// By ask: the entity of each row.
+    pub rows: Vec<Vec<u32>>,
+    /// The deadline cut it short.
+    pub was_cut: bool,
+}
+
+/// What became of one entity's row.
+#[derive(Clone, Debug)]
+pub enum HashFound {
+    /// Its fields, where they came from and how long ago they were read from the store.
+    Row {
+        /// The fields, as a [`HashRow`](weir_domain::feast::HashRow).
+        row: Bytes,
+        /// STORE, CACHE or STALE.
+        provenance: Provenance,
+        /// Milliseconds since the store was asked.
+        age_ms: u32,
+    },
+    /// No row, and why.
+    Hole(Provenance),
 }
 
 impl Wanted {

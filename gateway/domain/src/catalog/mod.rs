@@ -120,11 +120,13 @@ pub struct View {
     pub fingerprint: u32,
 }
 
-/// How long a row that was read from the store may be served from the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long a row that was read from the store may be served from the cache; not at all, unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Freshness {
     /// Served without asking the store.
     pub fresh_for: Duration,
+    /// For so long after that, served at once while one read in the background asks the store again.
+    pub revalidate_for: Duration,
     /// Served when the store does not answer in time; never older than this.
     pub stale_for: Duration,
     /// How long "the store has no such entity" is believed.

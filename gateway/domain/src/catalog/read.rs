@@ -201,7 +201,12 @@ fn view(mut keys: Keys<'_, '_>, entities: &[Arc<Entity>], names: &Names, mistake
     if stale_for.is_some_and(|s| s < fresh_for) {
         keys.mistake("stale_for_ms", "is less than fresh_for_ms: a row cannot be too old while it is fresh");
     }
-    let cache = Freshness { fresh_for, stale_for: stale_for.unwrap_or(STALE_FOR.max(fresh_for)), negative_for };
+    let revalidate_for = keys.millis("stale_while_revalidate_ms", CACHE_MAX).unwrap_or(Duration::ZERO);
+    let stale_for = stale_for.unwrap_or(STALE_FOR.max(fresh_for));
+    if !revalidate_for.is_zero() && fresh_for + revalidate_for > stale_for {
+        keys.mistake("stale_while_revalidate_ms", "with fresh_for_ms is beyond stale_for_ms: nothing older is served");
+    }
+    let cache = Freshness { fresh_for, revalidate_for, stale_for, negative_for };
     let tags = keys.texts("tags").unwrap_or_default();
     let tables = keys.tables("feature");
     if tables.is_empty() || tables.len() > FEATURES_MAX {

@@ -62,7 +62,7 @@ pub fn plan(service: &str, catalog: &str, features: &[(&str, FeatureType)]) -> A
         source: None,
         event_time: "event_time".into(),
         ttl: None,
-        cache: Freshness { fresh_for: Duration::ZERO, stale_for: Duration::ZERO, negative_for: Duration::ZERO },
+        cache: Freshness::default(),
         layout: weir_domain::catalog::Layout::Packed,
         tags: vec![],
         features: features.iter().map(feature).collect(),

@@ -74,8 +74,12 @@ pub fn semantics(text: &str) -> Result<Semantics, String> {
 pub(crate) const BUDGET: Duration = Duration::from_millis(200);
 /// Feast reads every value from Redis when it is asked for it, and so do we: what was just written is served. Rows are
 /// kept all the same, for when Redis does not answer.
-pub(crate) const CACHE: Freshness =
-    Freshness { fresh_for: Duration::ZERO, stale_for: Duration::from_secs(60), negative_for: Duration::ZERO };
+pub(crate) const CACHE: Freshness = Freshness {
+    fresh_for: Duration::ZERO,
+    revalidate_for: Duration::ZERO,
+    stale_for: Duration::from_secs(60),
+    negative_for: Duration::ZERO,
+};
 
 /// A Feast repository that is served.
 pub struct Feast {

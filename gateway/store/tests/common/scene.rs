@@ -44,7 +44,12 @@ pub fn view(types: &[FeatureType]) -> View {
         source: None,
         event_time: "ts".into(),
         ttl: None,
-        cache: Freshness { fresh_for: seconds(60), stale_for: seconds(600), negative_for: seconds(60) },
+        cache: Freshness {
+            fresh_for: seconds(60),
+            revalidate_for: Duration::ZERO,
+            stale_for: seconds(600),
+            negative_for: seconds(60),
+        },
         layout: weir_domain::catalog::Layout::Packed,
         tags: vec![],
         features: types.iter().enumerate().map(feature).collect(),
@@ -58,7 +63,7 @@ pub fn small_view(cache: Freshness) -> View {
 }
 
 pub const fn freshness(fresh: Duration, stale: Duration, negative: Duration) -> Freshness {
-    Freshness { fresh_for: fresh, stale_for: stale, negative_for: negative }
+    Freshness { fresh_for: fresh, revalidate_for: Duration::ZERO, stale_for: stale, negative_for: negative }
 }
 
 /// Reads all features of each view, one join key per view: the i-th read takes the i-th key.
