@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::redis::RedisServer;
-use harness::{Running, Setup, eventually, flights};
+use harness::{Running, Setup, eventually, flights, http_get};
 use stored::{filled, provenances};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -135,6 +135,50 @@ async fn who_hangs_up_gives_the_permit_back() {
     })
     .await;
     well(&gateway, &server).await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_leaves_no_work_behind() {
+    const CALLERS: usize = 8;
+    let _cores = CORES.read().await;
+    let (server, setup) = filled(Setup::demo());
+    let gateway = setup.start().await;
+    let sum = async |metric: &str| {
+        let page = http_get(gateway.admin(), "/metrics").await.1;
+        let lines = page.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit(' ').next()?.parse::<f64>().ok());
+        lines.sum::<f64>()
+    };
+    let done = async || {
+        [sum("weir_requests_total").await, sum("weir_transform_calls_total").await, sum("weir_rows_total").await]
+    };
+    // A round counts if all had sent their reads and none was answered before they hung up.
+    eventually("a round in which nobody is answered", async || {
+        well(&gateway, &server).await;
+        let (before, sent, left) = (done().await, sum("weir_store_attempts_total").await, sum("weir_cancelled").await);
+        server.freeze();
+        let mut callers = JoinSet::new();
+        for n in 0..CALLERS {
+            let mut client = gateway.client.clone();
+            callers.spawn(async move { client.get_features(slow_flight(n)).await.is_ok() });
+        }
+        let began = Instant::now();
+        while sum("weir_store_attempts_total").await < sent + CALLERS as f64 && began.elapsed() < READ_LIFE {}
+        let attempts = sum("weir_store_attempts_total").await;
+        callers.shutdown().await;
+        eventually("all permits are back", async || gateway.gateway().admission.in_flight() == 0).await;
+        let counts = attempts == sent + CALLERS as f64 && done().await == before;
+        // The frozen store answers nobody: what goes on goes on for nobody, and ends with the life of its reads.
+        eventually("no read goes on", async || sum("weir_store_reads_in_flight").await == 0.0).await;
+        if counts {
+            assert_eq!(done().await, before, "nothing is computed or answered for who has left");
+            assert_eq!(sum("weir_store_attempts_total").await, attempts, "and the store is not asked any more");
+            assert_eq!(sum("weir_cancelled_total").await - left, CALLERS as f64);
+        }
+        server.thaw();
+        counts
+    })
+    .await;
     gateway.stop().await;
 }
 

@@ -1,7 +1,9 @@
 //! One instance of a component and what it may use: memory through [`Limits`], time through epochs. Every
 //! way in which guest code can end is classed here, in [`ending`].
 
-use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap};
+use std::sync::Weak;
+
+use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline};
 
 use crate::Failure;
 
@@ -33,6 +35,14 @@ pub(crate) struct Guest {
     pub(crate) calls: u32,
 }
 
+/// How long a guest may run.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    pub(crate) ticks: u64,
+    /// Ends with whoever waits for the answer, and the call at the next tick; `None` = he cannot leave.
+    pub(crate) caller: Option<Weak<()>>,
+}
+
 /// What one instance may take from its host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
@@ -43,13 +53,15 @@ pub(crate) struct Allowance {
 }
 
 impl Guest {
-    /// Instantiates, which may already run guest code: `ticks` bounds it and the first call together.
-    pub(crate) fn new(pre: &TransformPre<Limits>, allow: Allowance, ticks: u64) -> Result<Self, Ending> {
-        let limits = Limits { memory_max: allow.memory_bytes, memory_bytes: 0, refused: false };
+    /// Instantiates, which may already run guest code: `patience` bounds it and the first call together.
+    pub(crate) fn new(pre: &TransformPre<Limits>, allow: Allowance, patience: Patience) -> Result<Self, Ending> {
+        let limits =
+            Limits { memory_max: allow.memory_bytes, memory_bytes: 0, refused: false, patience: patience.clone() };
         let mut store = Store::new(pre.engine(), limits);
         store.limiter(|limits| limits);
         store.set_hostcall_fuel(allow.output_bytes);
-        store.set_epoch_deadline(ticks);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().tick()));
+        be_patient(&mut store, patience);
         match pre.instantiate(&mut store) {
             Ok(exports) => {
                 let first_bytes = store.data().memory_bytes;
@@ -66,9 +78,9 @@ impl Guest {
     }
 
     /// Computes one batch. After an error other than [`Failure::Refused`] the instance is spent.
-    pub(crate) fn call(&mut self, batch: BatchParam<'_>, ticks: u64) -> Result<BatchResult, Ending> {
+    pub(crate) fn call(&mut self, batch: BatchParam<'_>, patience: Patience) -> Result<BatchResult, Ending> {
         if self.calls > 0 {
-            self.store.set_epoch_deadline(ticks);
+            be_patient(&mut self.store, patience);
         }
         self.calls = self.calls.saturating_add(1);
         match self.exports.call_transform(&mut self.store, batch) {
@@ -112,11 +124,29 @@ fn ending(error: wasmtime::Error, limits: &Limits) -> Ending {
     Ending { failure, detail: format!("{error:#}") }
 }
 
-/// Counts and caps the memory of one instance.
+/// A guest whose caller may leave is looked after at every tick, another one when its time is over.
+fn be_patient(store: &mut Store<Limits>, patience: Patience) {
+    let looked_after = patience.caller.is_some();
+    store.set_epoch_deadline(if looked_after { 1 } else { patience.ticks });
+    store.data_mut().patience = Patience { ticks: if looked_after { patience.ticks } else { 1 }, ..patience };
+}
+
+/// Counts and caps the memory of one instance, and ends its calls.
 pub(crate) struct Limits {
+    /// With the ticks that are left.
+    patience: Patience,
     memory_max: usize,
     memory_bytes: usize,
     refused: bool,
+}
+
+impl Limits {
+    fn tick(&mut self) -> UpdateDeadline {
+        let Patience { ticks, caller } = &mut self.patience;
+        *ticks = ticks.saturating_sub(1);
+        let has_left = caller.as_ref().is_some_and(|caller| caller.strong_count() == 0);
+        if *ticks == 0 || has_left { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) }
+    }
 }
 
 impl ResourceLimiter for Limits {

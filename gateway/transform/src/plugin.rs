@@ -13,7 +13,7 @@ use weir_domain::{FeatureType, Kind};
 
 use crate::Failure;
 use crate::engine::Shared;
-use crate::guest::{self, Allowance, Described, Ending, Guest, Limits, TransformPre};
+use crate::guest::{self, Allowance, Described, Ending, Guest, Limits, Patience, TransformPre};
 use crate::pack::{is_component, is_module};
 use crate::ticker::ticks;
 
@@ -185,7 +185,8 @@ fn describe(engine: &Shared, pre: &TransformPre<Limits>) -> Result<Schema, LoadE
         memory_bytes: (engine.settings.memory_max_mib as usize) << 20,
         output_bytes: engine.settings.output_max_bytes,
     };
-    let described = Guest::new(pre, allow, ticks(DESCRIBE_LIMIT)).and_then(|mut guest| guest.describe());
+    let described = Guest::new(pre, allow, Patience { ticks: ticks(DESCRIBE_LIMIT), caller: None })
+        .and_then(|mut guest| guest.describe());
     match described {
         Ok(described) => checked(described),
         // Neither trap nor limit: the exports are there but of other types.

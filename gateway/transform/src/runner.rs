@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -16,7 +16,7 @@ use weir_domain::{Cell, FeatureType, Provenance};
 use crate::Plugin;
 use crate::batch::{Batch, Source, decode};
 use crate::breaker::{Breaker, Pass};
-use crate::guest::{Allowance, Ending, Guest};
+use crate::guest::{Allowance, Ending, Guest, Patience};
 use crate::ticker::ticks;
 
 /// Less time is not worth starting with: a call takes about this long when its instance is cold.
@@ -208,7 +208,7 @@ impl Runner {
         let short = slice <= inline_max;
         let quick = inline_max >= SLICE_MIN && !self.bound.slow.load(Ordering::Relaxed);
         if short || quick {
-            let answer = self.bound.run(&batch, slice.min(inline_max));
+            let answer = self.bound.run(&batch, slice.min(inline_max), None);
             if short || !matches!(answer, Err(Failure::Slice)) {
                 return answer;
             }
@@ -216,23 +216,30 @@ impl Runner {
         self.run_aside(batch, deadline).await
     }
 
-    /// On a thread of its own; the caller waits no longer than the slice, whatever the guest does.
+    /// On a thread of its own; the caller waits no longer than the slice, whatever the guest does, and when he leaves
+    /// the guest is not started any more, or stopped.
     async fn run_aside(&self, batch: Batch, deadline: Instant) -> Result<Vec<Cell>, Failure> {
         let Ok(Ok(permit)) = timeout_at(deadline, Arc::clone(&self.aside).acquire_owned()).await else {
             return Err(Failure::Busy);
         };
         let bound = Arc::clone(&self.bound);
+        let caller = Arc::new(());
+        let seen = Arc::downgrade(&caller);
         let call = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let begun = Instant::now();
             let left = deadline.saturating_duration_since(begun);
-            if left < SLICE_MIN {
+            if left < SLICE_MIN || seen.strong_count() == 0 {
                 return Err(Failure::Busy);
             }
-            let answer = bound.run(&batch, left);
+            let answer = bound.run(&batch, left, Some(seen.clone()));
             // Half, so that a guest near the limit does not go back and forth.
             let inline_max = bound.plugin.engine.settings.inline_max;
-            bound.slow.store(begun.elapsed() > inline_max / 2, Ordering::Relaxed);
+            let is_slow = begun.elapsed() > inline_max / 2;
+            // One that was stopped early has shown nothing.
+            if is_slow || seen.strong_count() > 0 {
+                bound.slow.store(is_slow, Ordering::Relaxed);
+            }
             answer
         });
         match timeout_at(deadline, call).await {
@@ -258,16 +265,16 @@ impl Runner {
 }
 
 impl Bound {
-    fn run(&self, batch: &Batch, slice: Duration) -> Result<Vec<Cell>, Failure> {
+    fn run(&self, batch: &Batch, slice: Duration, caller: Option<Weak<()>>) -> Result<Vec<Cell>, Failure> {
         let _watch = self.plugin.engine.ticker.watch();
-        let ticks = ticks(slice);
+        let patience = Patience { ticks: ticks(slice), caller };
         // A statement of its own: the lock must not be held while an instance is made.
         let warm = self.lock_warm().pop();
         let mut guest = match warm {
             Some(guest) => guest,
-            None => Guest::new(&self.plugin.pre, self.allow, ticks).map_err(|ending| self.note(&ending))?,
+            None => Guest::new(&self.plugin.pre, self.allow, patience.clone()).map_err(|ending| self.note(&ending))?,
         };
-        match guest.call(batch.param(), ticks) {
+        match guest.call(batch.param(), patience) {
             Ok(answer) => {
                 let cells = decode(&self.computed, &answer, batch.rows());
                 // Whoever answers nonsense may have lost its mind: only a sound guest is called again.

@@ -122,6 +122,19 @@ async fn an_instance_that_has_grown_large_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_guest_whose_caller_has_left_is_stopped() {
+    // One thread for slow guests: who runs on for nobody keeps everybody else from it.
+    let settings = Settings { aside_max: 1, ..patient() };
+    let plugin = Engine::new(settings).unwrap().load(&component("hostile")).unwrap();
+    let runner = Runner::new(plugin, &hostile()).unwrap();
+    // Before it has begun, most likely, and after.
+    for waited in [Duration::ZERO, Duration::from_millis(100)] {
+        assert!(tokio::time::timeout(waited, call(&runner, 1, AMPLE)).await.is_err());
+        assert_eq!(call(&runner, 0, AMPLE).await, Ok(1.0));
+    }
+}
+
+#[tokio::test]
 async fn one_that_keeps_failing_is_left_alone_and_probed_later() {
     let runner = runner(&hostile());
     tokio::time::pause();
