@@ -84,7 +84,7 @@ async fn what_is_pushed_is_read_at_once_although_it_may_be_cached_for_a_minute()
     let mut config = Config { client_tracking: true, ..Config::of_feast(overrides).expect("good settings") };
     let minute = Duration::from_secs(60);
     let feast = config.feast.as_mut().expect("a repository");
-    feast.cache = Freshness { fresh_for: minute, stale_for: minute, negative_for: minute };
+    feast.cache = Freshness { fresh_for: minute, stale_for: minute, negative_for: minute, ..Freshness::default() };
     let app = App::start(config).await.expect("a gateway");
     let metric = async |name: &str| {
         let page = http_get(app.admin(), "/metrics").await.1;

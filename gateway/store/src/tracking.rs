@@ -194,7 +194,7 @@ mod tests {
 
     /// A row of one field of the hash "h", and its key.
     fn hash(field: &str, fresh_for: Duration) -> (Shape, Bytes) {
-        let cache = Freshness { fresh_for, stale_for: 60 * SECOND, negative_for: fresh_for };
+        let cache = Freshness { fresh_for, stale_for: 60 * SECOND, negative_for: fresh_for, ..Freshness::default() };
         let read = HashRead::new("view", [field], 2, cache);
         let key = [&read.id[..], b"h"].concat().into();
         (Shape::Hash(Arc::new(read)), key)
