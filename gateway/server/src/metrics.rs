@@ -1,6 +1,8 @@
 //! Every metric the gateway exports, in one place: what is counted per request here, what the store and the
 //! journal count themselves in `scrape`.
 
+mod facts;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +13,6 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use weir_domain::catalog::Priority;
@@ -19,6 +20,7 @@ use weir_domain::{Answer, Provenance, Refusal};
 use weir_journal::DropReason;
 use weir_store::{BreakerState, Trouble, Withheld};
 
+use self::facts::{Fact, Facts, Kind};
 use crate::admission::Crowded;
 use crate::doors::Counts;
 use crate::feast::Real;
@@ -274,50 +276,6 @@ pub(crate) fn scrape(gateway: &Gateway) -> String {
         .and_then(|()| encode_eof(&mut text));
     // Writing into a String does not fail; half a page would be worse than none.
     if written.is_ok() { text } else { String::new() }
-}
-
-#[derive(Debug)]
-struct Fact {
-    name: &'static str,
-    help: &'static str,
-    kind: Kind,
-    points: Vec<(Option<(&'static str, &'static str)>, u64)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Counter,
-    Gauge,
-}
-
-/// Numbers read at the moment of the scrape.
-#[derive(Debug)]
-struct Facts(Vec<Fact>);
-
-impl prometheus_client::collector::Collector for Facts {
-    fn encode(&self, mut encoder: prometheus_client::encoding::DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for fact in &self.0 {
-            let kind = match fact.kind {
-                Kind::Counter => prometheus_client::metrics::MetricType::Counter,
-                Kind::Gauge => prometheus_client::metrics::MetricType::Gauge,
-            };
-            let mut metric = encoder.encode_descriptor(fact.name, fact.help, None, kind)?;
-            let encode = |m: prometheus_client::encoding::MetricEncoder<'_>, value: u64| match fact.kind {
-                Kind::Counter => ConstCounter::new(value).encode(m),
-                Kind::Gauge => ConstGauge::new(value).encode(m),
-            };
-            match fact.points.as_slice() {
-                // No family: one without labels is written `name{}`.
-                [(None, value)] => encode(metric, *value)?,
-                points => {
-                    for (label, value) in points {
-                        encode(metric.encode_family(&label.as_slice())?, *value)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Requests that were not admitted, read at the moment of the scrape.
