@@ -288,3 +288,23 @@ pub(crate) fn request() -> Request {
         ..Request::default()
     }
 }
+
+/// Each case of a text of mistakes is reported as it says; see `catalog_mistakes.rs`.
+#[track_caller]
+pub fn each_is_reported(cases: &str) {
+    for case in cases.trim().split("\n\n") {
+        let part = |mark: &'static str| {
+            case.lines().filter_map(move |l| l.strip_prefix(mark)).map(|l| l.trim_start().replace("\\n", "\n"))
+        };
+        let (from, to): (Vec<_>, Vec<_>) = (part("-").collect(), part("+").collect());
+        let message = part("=").next().unwrap();
+        assert_eq!(from.len() + to.len() + 1, case.lines().count(), "{case}");
+        let edits: Vec<_> = from.iter().map(String::as_str).zip(to.iter().map(String::as_str)).collect();
+        let files = edited(&edits);
+        let marked = files.iter().find_map(|(name, text)| {
+            text.lines().position(|line| line.contains("# here")).map(|line| format!("{name}:{}", line + 1))
+        });
+        let found = read(&files).map(|_| "no mistake".to_owned()).unwrap_or_else(|mistakes| listed(&mistakes));
+        assert_eq!(found, format!("{}: {message}", marked.expect("a marked line")), "\n{case}");
+    }
+}
