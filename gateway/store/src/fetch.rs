@@ -190,7 +190,8 @@ impl Shared {
         let landings = self.flights.landings();
         let now = Instant::now();
         let (mut found, asks, aging) = self.look(wanted, limits, now);
-        if !aging.is_empty() {
+        // A request without time, such as one that is degraded, is answered and leaves the store alone.
+        if !aging.is_empty() && now < limits.deadline {
             self.revalidate(redis, wanted, &aging, landings, limits, now);
         }
         if asks.is_empty() {

@@ -210,6 +210,7 @@ mod tests {
                 Look::Fresh(..) => "fresh",
                 Look::Negative => "negative",
                 Look::Old(..) => "old",
+                Look::Aging(..) => "aging",
                 Look::Nothing => "nothing",
             }
         }
