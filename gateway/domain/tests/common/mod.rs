@@ -291,7 +291,7 @@ pub(crate) fn request() -> Request {
 
 /// Each case of a text of mistakes is reported as it says; see `catalog_mistakes.rs`.
 #[track_caller]
-pub fn each_is_reported(cases: &str) {
+pub(crate) fn each_is_reported(cases: &str) {
     for case in cases.trim().split("\n\n") {
         let part = |mark: &'static str| {
             case.lines().filter_map(move |l| l.strip_prefix(mark)).map(|l| l.trim_start().replace("\\n", "\n"))
