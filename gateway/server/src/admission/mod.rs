@@ -3,8 +3,8 @@
 //! counted until its future is dropped, so that tasks that wait for a core count too: a hit in the cache never waits for
 //! anything else.
 //!
-//! How many there may be is learned ([`limit`]) from how long requests wait for a core; who makes room is decided by
-//! priority and by each caller's share ([`share`]). Nothing waits in front of the limit, and under pressure a request
+//! How many there may be is learned (`limit.rs`) from how long requests wait for a core; who makes room is decided by
+//! priority and by each caller's share (`share.rs`). Nothing waits in front of the limit, and under pressure a request
 //! that has waited for a core for too much of its budget is not begun. Entering and leaving are a few atomic operations.
 
 pub(crate) mod degrade;
