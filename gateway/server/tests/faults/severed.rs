@@ -144,9 +144,10 @@ async fn replies_that_are_cut_short_are_nobodys_and_their_connections_are_replac
         .await;
         scene.proxy.heal();
         eventually("all is well again", async || callers.are_content() && scene.is_well().await).await;
-        // A struck reply is the end of its connection, and each that ended was missed and replaced.
-        assert!(scene.metric("weir_store_connections_total ").await >= made + 5.0, "{fault:?}");
-        assert!(scene.troubles("connection").await >= broken + 5.0, "{fault:?}");
+        // A struck reply is the end of its connection, and what ended was missed and replaced.
+        eventually("five are missed", async || scene.troubles("connection").await >= broken + 5.0).await;
+        // Not five, if the reply that was struck was one to a connection that was only being made.
+        assert!(scene.metric("weir_store_connections_total ").await > made, "{fault:?}");
     }
     let asked = callers.stop().await as f64;
     // The scene asked too, now and then: at most once a look.
