@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults test-feast check advisories bench bench-feast scenarios freshness plugins
-.PHONY: setup-redis setup-h2load setup-wrk setup-python setup-feast
+.PHONY: setup-redis setup-h2load setup-wrk setup-nginx setup-python setup-feast
 
 # Python for reading the journal with other people's tools, and for calling the gateway with a client we did not write.
 PYTHON_ENV := target/py
@@ -50,10 +50,12 @@ advisories: ## Look for known vulnerabilities (asks the advisory database on the
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --locked check advisories
 
-bench: setup-redis setup-h2load setup-python ## Measure the gateway against its floors (two cores, h2load)
+bench: setup-redis setup-h2load setup-wrk setup-python ## Measure the gateway beside floors and peers (two quiet cores, seven minutes), into loadtest/README.md
+# A peer that cannot be installed is missing from the tables, which say so.
+	-@$(MAKE) --no-print-directory setup-nginx
 	cargo build --release --locked -p weir -p weir-loadtest
 	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) $(EXAMPLES)
-	$(PYTHON_ENV)/bin/python loadtest/bench.py
+	$(PYTHON_ENV)/bin/python loadtest/bench --readme loadtest/README.md
 
 bench-feast: setup-redis setup-wrk setup-feast ## Measure the gateway beside Feast's feature server on one Redis
 	cargo build --release --locked -p weir
@@ -79,6 +81,9 @@ setup-h2load:
 
 setup-wrk:
 	@deploy/setup-tool.sh wrk wrk
+
+setup-nginx:
+	@test -e /usr/share/lua/5.1/nginx/redis.lua || deploy/setup-tool.sh nginx-with-lua libnginx-mod-http-lua lua-nginx-redis lua-cjson
 
 setup-python: $(PYTHON_ENV)/.ready
 

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Makes sure that a program is on the PATH: deploy/setup-tool.sh PROGRAM DEBIAN_PACKAGE
+# Makes sure that a program is on the PATH: deploy/setup-tool.sh PROGRAM DEBIAN_PACKAGE…
 # Tests and benchmarks start their own servers from it.
 set -euo pipefail
 
-program=$1 package=$2
+program=$1
+shift
 command -v "$program" >/dev/null && exit 0
 
 if command -v apt-get >/dev/null; then
     sudo=()
     [[ $EUID -eq 0 ]] || sudo=(sudo)
-    echo "installing $package with apt-get" >&2
+    echo "installing $* with apt-get" >&2
     "${sudo[@]}" apt-get update -qq
     # The program alone is wanted, not a service that starts with the machine.
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$package" >&2
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$@" >&2
     exit 0
 fi
 

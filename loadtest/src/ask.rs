@@ -11,7 +11,7 @@ use crate::random::Random;
 
 /// Before a gRPC message: a byte that says "not compressed" and four of length.
 pub(crate) const FRAME_HEADER: usize = 5;
-/// The join key that `bench_data.py` gives its entities.
+/// The join key that `bench/data.py` gives its entities.
 pub(crate) const KEY: &str = "id";
 /// Any number does; it only has to stay the same.
 const SEED: u64 = 0x5EED;
@@ -22,6 +22,9 @@ pub(crate) struct Ask {
     /// Feature service to ask.
     #[arg(long, default_value = "hits")]
     service: String,
+    /// Join keys that hold for the whole request.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    context: Vec<(String, String)>,
     /// Items of a request.
     #[arg(long, default_value_t = 100)]
     items: usize,
@@ -48,18 +51,32 @@ impl Ask {
     }
 
     fn request(&self, n: usize, ids: Vec<String>) -> GetFeaturesRequest {
-        let values = Values { kind: Some(Kind::Strings(Strings { values: ids })) };
-        let items = vec![Column { name: KEY.to_owned(), values: Some(values) }];
+        let column = |name: &str, values| Column {
+            name: name.to_owned(),
+            values: Some(Values { kind: Some(Kind::Strings(Strings { values })) }),
+        };
+        let context = self.context.iter().map(|(name, value)| column(name, vec![value.clone()])).collect();
+        let (service, items) = (self.service.clone(), vec![column(KEY, ids)]);
         // A unit each, so that experiments have somebody to assign.
-        GetFeaturesRequest { service: self.service.clone(), items, unit: format!("u{n}"), ..Default::default() }
+        GetFeaturesRequest { service, context, items, unit: format!("u{n}"), ..Default::default() }
     }
 }
 
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 pub(crate) fn frame(message: &impl Message) -> Bytes {
-    let mut out = BytesMut::with_capacity(FRAME_HEADER + message.encoded_len());
+    framed(&message.encode_to_vec())
+}
+
+/// An encoded message as gRPC sends it.
+pub(crate) fn framed(message: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(FRAME_HEADER + message.len());
     out.put_u8(0);
-    out.put_u32(message.encoded_len() as u32);
-    out.extend_from_slice(&message.encode_to_vec());
+    out.put_u32(message.len() as u32);
+    out.extend_from_slice(message);
     out.freeze()
 }
 
@@ -68,7 +85,7 @@ mod tests {
     use super::*;
 
     fn ask(bodies: usize) -> Ask {
-        Ask { service: "hits".into(), items: 100, keys: 20_000, bodies }
+        Ask { service: "hits".into(), context: Vec::new(), items: 100, keys: 20_000, bodies }
     }
 
     #[test]

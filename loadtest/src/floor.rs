@@ -1,15 +1,16 @@
-//! The floor: bare tonic that answers every GetFeatures with the same message. It decodes the request and encodes
-//! the reply with prost, on the runtime and the allocator that `weir` uses, and does nothing else. The message is
-//! shared, not cloned: a floor that wastes time would flatter whoever stands on it.
+//! The floors: servers that answer every request with the same reply and do as little as possible before: what a gateway
+//! cannot beat by much. They stand on the runtime and the allocator that `weir` uses.
+
+mod bare;
+mod fetch;
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use prost::Message;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -19,15 +20,40 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use weir_proto::v1::{GetFeaturesRequest, GetFeaturesResponse};
 
+use fetch::Fetch;
+
 /// `weir-loadtest floor`
 #[derive(Args, Debug)]
 pub(crate) struct Floor {
     /// Where to listen.
     #[arg(long, value_name = "ADDR", value_parser = crate::loopback)]
     listen: SocketAddr,
-    /// The reply: an encoded GetFeaturesResponse, as `call --reply` writes it.
+    /// The reply: an encoded GetFeaturesResponse, as `call --reply` writes it; any text for `http1`.
     #[arg(long, value_name = "FILE")]
     reply: PathBuf,
+    /// What answers.
+    #[arg(long, value_enum, default_value_t = Door::Tonic)]
+    door: Door,
+    /// Before tonic answers, it reads the rows of the request from this Redis over a bare multiplexer.
+    #[arg(long, value_name = "ADDR", value_parser = crate::loopback)]
+    redis: Option<SocketAddr>,
+    /// What the keys of these rows begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "bench:rows@1:")]
+    prefix: String,
+    /// The reply has the numbers of these rows: without it, rows are only counted.
+    #[arg(long, requires = "redis")]
+    columns: bool,
+}
+
+/// What answers.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Door {
+    /// tonic: the request is decoded and the reply encoded with prost.
+    Tonic,
+    /// hyper with HTTP/2: the request is read, and the reply sent as it is.
+    Hyper,
+    /// hyper with HTTP/1.1: the same, as JSON.
+    Http1,
 }
 
 impl Floor {
@@ -35,15 +61,27 @@ impl Floor {
     #[tokio::main]
     pub(crate) async fn run(self) -> Result<(), crate::Failed> {
         let bytes = std::fs::read(&self.reply).map_err(|e| format!("{}: {e}", self.reply.display()))?;
-        let service = Fixed { reply: Arc::new(GetFeaturesResponse::decode(&*bytes)?) };
-        Server::builder().tcp_nodelay(true).add_service(service).serve(self.listen).await?;
+        if self.door != Door::Tonic {
+            if self.redis.is_some() {
+                return Err("--redis is for --door tonic".into());
+            }
+            return bare::serve(self.listen, self.door, bytes).await;
+        }
+        let reply = Arc::new(GetFeaturesResponse::decode(&*bytes)?);
+        let fetch = match self.redis {
+            Some(redis) => Some(Fetch::connect(redis, self.prefix, self.columns).await?),
+            None => None,
+        };
+        Server::builder().tcp_nodelay(true).add_service(Fixed { reply, fetch }).serve(self.listen).await?;
         Ok(())
     }
 }
 
+/// The message is shared, not cloned: a floor that wastes time would flatter whoever stands on it.
 #[derive(Clone)]
 struct Fixed {
     reply: Arc<GetFeaturesResponse>,
+    fetch: Option<Fetch>,
 }
 
 impl NamedService for Fixed {
@@ -61,16 +99,43 @@ impl Service<http::Request<Body>> for Fixed {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let fixed = self.clone();
-        Box::pin(async move { Ok(Grpc::new(Prost).unary(fixed, request).await) })
+        Box::pin(async move {
+            Ok(match fixed.fetch {
+                None => Grpc::new(Prost).unary(Same(fixed.reply), request).await,
+                Some(fetch) => Grpc::new(Prost).unary(Fetched { reply: fixed.reply, fetch }, request).await,
+            })
+        })
     }
 }
 
-impl UnaryService<GetFeaturesRequest> for Fixed {
+/// Answers at once.
+struct Same(Arc<GetFeaturesResponse>);
+
+impl UnaryService<GetFeaturesRequest> for Same {
     type Response = Arc<GetFeaturesResponse>;
-    type Future = Ready<Result<Response<Self::Response>, Status>>;
+    type Future = std::future::Ready<Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, _: Request<GetFeaturesRequest>) -> Self::Future {
-        ready(Ok(Response::new(Arc::clone(&self.reply))))
+        std::future::ready(Ok(Response::new(Arc::clone(&self.0))))
+    }
+}
+
+/// Answers once the rows are there.
+struct Fetched {
+    reply: Arc<GetFeaturesResponse>,
+    fetch: Fetch,
+}
+
+impl UnaryService<GetFeaturesRequest> for Fetched {
+    type Response = Arc<GetFeaturesResponse>;
+    type Future = BoxFuture<Response<Self::Response>, Status>;
+
+    fn call(&mut self, request: Request<GetFeaturesRequest>) -> Self::Future {
+        let (reply, fetch) = (Arc::clone(&self.reply), self.fetch.clone());
+        Box::pin(async move {
+            let reply = fetch.answer(request.get_ref(), reply).await;
+            reply.map(Response::new).map_err(|e| Status::internal(e.to_string()))
+        })
     }
 }
 
