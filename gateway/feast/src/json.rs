@@ -13,8 +13,8 @@ use crate::answer::{Answer, Column, event_time};
 use crate::lookup::ViewRead;
 use crate::zoned;
 
-/// About what a number takes, with its comma.
-const VALUE_BYTES: usize = 20;
+/// The most that a number takes, with its comma: growing would copy all that is written.
+const VALUE_BYTES: usize = 25;
 /// What a time and a status take, with quotes and commas.
 const TIME_AND_STATUS_BYTES: usize = 40;
 
@@ -218,7 +218,7 @@ fn separate(out: &mut Vec<u8>, is_first: &mut bool) {
 /// Shortest text that reads back the same; what JSON has no number for is a string, as protobuf writes it.
 fn float(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
-        number(out, &value);
+        out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else if value.is_nan() {
         out.extend_from_slice(b"\"NaN\"");
     } else {
@@ -226,7 +226,7 @@ fn float(out: &mut Vec<u8>, value: f64) {
     }
 }
 
-/// An integer, a finite float or a bool: none of them can fail, nor can writing into a Vec.
+/// An integer or a bool: none of them can fail, nor can writing into a Vec.
 fn number(out: &mut Vec<u8>, value: &impl serde::Serialize) {
     let _ = serde_json::to_writer(out, value);
 }

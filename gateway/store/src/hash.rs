@@ -35,10 +35,12 @@ pub(crate) async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape], waits:
     questions.iter().for_each(|question| question.push(&parts, &mut commands));
     let replies = redis.run(commands, waits).await;
     let mut answers = vec![Answer::Nothing; keys.len()];
-    let mut reader = Reader::default();
-    for (question, reply) in questions.iter().zip(replies) {
-        let taken = reply
-            .and_then(|reply| reader.take(question, &parts, &reply, &mut answers).map_err(|Garbage| Trouble::Protocol));
+    let mut reader = Reader::of(&parts);
+    for (question, reply) in questions.iter().zip(&replies) {
+        let taken = match reply {
+            Ok(reply) => reader.take(question, reply, &mut answers).map_err(|Garbage| Trouble::Protocol),
+            Err(trouble) => Err(*trouble),
+        };
         if let Err(trouble) = taken {
             question.parts.iter().for_each(|&part| answers[part] = Answer::Failed(trouble));
         }
@@ -120,34 +122,49 @@ impl Question {
     }
 }
 
-/// Takes replies apart, one after another.
-#[derive(Default)]
-struct Reader {
-    /// Where the last whole hash had each wanted field: the next one nearly always has it at the same place.
-    order: Vec<usize>,
+/// Takes replies apart, one after another. What the last whole hash was like, the next one nearly always is.
+struct Reader<'r> {
+    parts: &'r [Part<'r>],
+    /// What was wanted of the last whole hash.
+    wanted: Fields<'r>,
+    /// The fields of the last whole hash, and the place of each among the wanted.
+    seen: Vec<(&'r [u8], Option<usize>)>,
+    /// Of the last hash, what was wanted.
+    values: Vec<Option<&'r [u8]>>,
 }
 
-impl Reader {
-    fn take(
-        &mut self,
-        question: &Question,
-        parts: &[Part<'_>],
-        reply: &[u8],
-        answers: &mut [Answer],
-    ) -> Result<(), Garbage> {
+/// The fields that the parts of a question want.
+#[derive(Default)]
+struct Fields<'r> {
+    reads: Vec<Option<&'r HashRead>>,
+    /// By field: its first place.
+    places: HashMap<&'r [u8], usize>,
+    /// Places of fields that have an earlier one, and that one.
+    again: Vec<(usize, usize)>,
+    count: usize,
+}
+
+impl<'r> Reader<'r> {
+    fn of(parts: &'r [Part<'r>]) -> Self {
+        Self { parts, wanted: Fields::default(), seen: Vec::new(), values: Vec::new() }
+    }
+
+    fn take(&mut self, question: &Question, reply: &'r [u8], answers: &mut [Answer]) -> Result<(), Garbage> {
+        let parts = self.parts;
         let mut elements = Elements::of(reply);
         let Some(Element::Array(items)) = elements.next()? else { return Err(Garbage) };
-        let values = if question.whole {
-            let pairs = pairs(&mut elements, items)?;
-            let wanted = question.parts.iter().flat_map(|&p| parts[p].fields());
-            self.find(&pairs, wanted)
+        self.values.clear();
+        if question.whole {
+            self.find(question, items / 2, &mut elements)?;
         } else {
             if items != question.parts.iter().map(|&p| parts[p].len()).sum::<usize>() {
                 return Err(Garbage);
             }
-            (0..items).map(|_| bulk(&mut elements)).collect::<Result<_, _>>()?
-        };
-        let mut rest = &values[..];
+            for _ in 0..items {
+                self.values.push(elements.bulk()?);
+            }
+        }
+        let mut rest = &self.values[..];
         for &part in &question.parts {
             let Some((own, after)) = rest.split_at_checked(parts[part].len()) else { return Err(Garbage) };
             rest = after;
@@ -158,37 +175,69 @@ impl Reader {
     }
 
     /// Each wanted field among the pairs of a hash.
-    fn find<'r, 'w>(&mut self, pairs: &[Pair<'r>], wanted: impl Iterator<Item = &'w [u8]>) -> Vec<Option<&'r [u8]>> {
-        let mut found = Vec::with_capacity(self.order.len());
-        for (place, field) in wanted.enumerate() {
-            if self.order.len() <= place {
-                self.order.push(place);
-            }
-            let at = match pairs.get(self.order[place]) {
-                Some((name, _)) if *name == field => Some(self.order[place]),
-                _ => pairs.iter().position(|(name, _)| *name == field),
-            };
-            self.order[place] = at.unwrap_or(self.order[place]);
-            found.push(at.map(|at| pairs[at].1));
+    fn find(&mut self, question: &Question, pairs: usize, elements: &mut Elements<'r>) -> Result<(), Garbage> {
+        if !self.wanted.is_of(question, self.parts) {
+            self.wanted = Fields::of(question, self.parts);
+            self.seen.clear();
         }
-        found
+        self.values.resize(self.wanted.count, None);
+        for pair in 0..pairs {
+            let name = elements.bulk()?.ok_or(Garbage)?;
+            let value = elements.bulk()?.ok_or(Garbage)?;
+            let place = match self.seen.get(pair) {
+                Some((known, place)) if is_same(known, name) => *place,
+                _ => self.look_up(pair, name),
+            };
+            if let Some(place) = place {
+                self.values[place] = Some(value);
+            }
+        }
+        for &(place, first) in &self.wanted.again {
+            self.values[place] = self.values[first];
+        }
+        Ok(())
+    }
+
+    /// A field that the last hash did not have here.
+    fn look_up(&mut self, pair: usize, name: &'r [u8]) -> Option<usize> {
+        let place = self.wanted.places.get(name).copied();
+        self.seen.truncate(pair);
+        self.seen.push((name, place));
+        place
     }
 }
 
-/// A field and its value.
-type Pair<'r> = (&'r [u8], &'r [u8]);
+impl<'r> Fields<'r> {
+    fn of(question: &Question, parts: &'r [Part<'r>]) -> Self {
+        let mut fields = Self::default();
+        for &part in &question.parts {
+            fields.reads.push(parts[part].read);
+            for field in parts[part].fields() {
+                let first = *fields.places.entry(field).or_insert(fields.count);
+                if first != fields.count {
+                    fields.again.push((fields.count, first));
+                }
+                fields.count += 1;
+            }
+        }
+        fields
+    }
 
-fn pairs<'r>(elements: &mut Elements<'r>, items: usize) -> Result<Vec<Pair<'r>>, Garbage> {
-    let pair = |_| Ok((bulk(elements)?.ok_or(Garbage)?, bulk(elements)?.ok_or(Garbage)?));
-    (0..items / 2).map(pair).collect()
+    fn is_of(&self, question: &Question, parts: &[Part<'_>]) -> bool {
+        let same = |(known, &part): (&Option<&HashRead>, &usize)| match (known, parts[part].read) {
+            (Some(known), Some(read)) => std::ptr::eq(*known, read),
+            _ => false,
+        };
+        self.reads.len() == question.parts.len() && self.reads.iter().zip(&question.parts).all(same)
+    }
 }
 
-/// The bytes of a string, or that there is none.
-fn bulk<'r>(elements: &mut Elements<'r>) -> Result<Option<&'r [u8]>, Garbage> {
-    match elements.next()? {
-        Some(Element::Bulk(bytes)) => Ok(Some(bytes)),
-        Some(Element::Nil) => Ok(None),
-        _ => Err(Garbage),
+/// Features' fields have four bytes: comparing those takes no call.
+#[inline(always)]
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    match (<[u8; 4]>::try_from(a), <[u8; 4]>::try_from(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
     }
 }
 
@@ -225,15 +274,43 @@ mod tests {
         assert!(commands.get(1).starts_with(b"*5\r\n$5\r\nHMGET\r\n$1\r\n2\r\n"));
     }
 
+    /// A whole hash as the server sends it.
+    fn whole(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let mut reply = format!("*{}\r\n", 2 * pairs.len()).into_bytes();
+        for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+            reply.extend_from_slice(format!("${}\r\n", text.len()).as_bytes());
+            reply.extend_from_slice(text);
+            reply.extend_from_slice(b"\r\n");
+        }
+        reply
+    }
+
     #[test]
-    fn fields_of_a_whole_hash_are_found_wherever_they_stand() {
-        let pairs = [(&b"a"[..], &b"1"[..]), (b"b", b"2"), (b"c", b"3")];
-        let mut reader = Reader::default();
-        let wanted = || [&b"c"[..], b"x", b"a"].into_iter();
-        let found = vec![Some(&b"3"[..]), None, Some(&b"1"[..])];
-        assert_eq!(reader.find(&pairs, wanted()), found);
-        assert_eq!(reader.order, [2, 1, 0], "remembered for the next hash");
-        assert_eq!(reader.find(&pairs, wanted()), found);
+    fn fields_of_a_whole_hash_are_found_wherever_they_stand_and_whoever_else_wants_them() {
+        let (a, b) = (shape("v", &["x", "y"], 3), shape("v", &["y", "z"], 3));
+        let keys = [key(&a, "1"), key(&b, "1"), key(&a, "2"), key(&a, "3"), key(&b, "4")];
+        let shapes = [a.clone(), b.clone(), a.clone(), a, b];
+        let parts: Vec<Part<'_>> = keys.iter().zip(&shapes).map(|(k, s)| Part::of(k, s)).collect();
+        let questions = questions(&parts);
+        let [x, y, z] = ["x", "y", "z"].map(|name| weir_domain::feast::field("v", name));
+        let replies = [
+            whole(&[(b"_ts:v", b"\x08\x05"), (&x, b"1"), (&y, b"2"), (b"other", b"no"), (&z, b"3")]),
+            // Nearly as the one before, then with a field less, then with what only others wanted of the last.
+            whole(&[(b"_ts:v", b"\x08\x05"), (&y, b"2"), (&x, b"1"), (b"other", b"no"), (&z, b"3")]),
+            whole(&[(b"_ts:v", b"\x08\x05"), (&y, b"a long value"), (b"other", b"no")]),
+            whole(&[(b"_ts:v", b"\x08\x05"), (&y, b"2"), (&x, b"1"), (&z, b"3")]),
+        ];
+        let mut answers = vec![Answer::Nothing; keys.len()];
+        let mut reader = Reader::of(&parts);
+        for (question, reply) in questions.iter().zip(&replies) {
+            assert!(question.whole);
+            reader.take(question, reply, &mut answers).unwrap();
+        }
+        let row =
+            |values: [Option<&[u8]>; 2]| Answer::Row(HashRow::pack(Some(b"\x08\x05"), &values).expect("a row").into());
+        let both = row([Some(b"1"), Some(b"2")]);
+        let others = row([Some(b"2"), Some(b"3")]);
+        assert_eq!(answers, [both.clone(), others.clone(), both, row([None, Some(b"a long value")]), others]);
     }
 
     #[test]
@@ -245,7 +322,7 @@ mod tests {
         let questions = questions(&parts);
         let take = |reply: &[u8]| {
             let mut answers = [Answer::Nothing];
-            Reader::default().take(&questions[0], &parts, reply, &mut answers).map(|()| answers)
+            Reader::of(&parts).take(&questions[0], reply, &mut answers).map(|()| answers)
         };
         assert!(matches!(take(b"*2\r\n$1\r\nv\r\n$-1\r\n"), Ok([Answer::Row(_)])));
         assert!(matches!(take(b"*2\r\n$-1\r\n$-1\r\n"), Ok([Answer::Nothing])));

@@ -45,6 +45,20 @@ impl<'a> Elements<'a> {
         Self { rest: bytes }
     }
 
+    /// The next element's bytes, if it is a string; `None` when there is nothing.
+    #[inline]
+    pub(crate) fn bulk(&mut self) -> Result<Option<&'a [u8]>, Garbage> {
+        if let Some((bulk, rest)) = short(self.rest) {
+            self.rest = rest;
+            return Ok(Some(bulk));
+        }
+        match self.next()? {
+            Some(Element::Bulk(bulk)) => Ok(Some(bulk)),
+            Some(Element::Nil) => Ok(None),
+            _ => Err(Garbage),
+        }
+    }
+
     /// The next element; `None` at the end, and when the bytes end within it.
     pub(crate) fn next(&mut self) -> Result<Option<Element<'a>>, Garbage> {
         match element(self.rest)? {
@@ -57,23 +71,22 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// The first element and its length in bytes, an array's without its items; `None` when there are not enough bytes.
-#[inline]
-fn element(bytes: &[u8]) -> Result<Option<(Element<'_>, usize)>, Garbage> {
-    // Strings of less than ten bytes are what hashes consist of: names of fields, and numbers.
-    if let [b'$', digit @ b'0'..=b'9', b'\r', b'\n', rest @ ..] = bytes {
-        let size = usize::from(digit - b'0');
-        let Some((bulk, after)) = rest.split_at_checked(size) else { return Ok(None) };
-        return match after {
-            [b'\r', b'\n', ..] => Ok(Some((Element::Bulk(bulk), size + 6))),
-            [] | [b'\r'] => Ok(None),
-            _ => Err(Garbage),
-        };
+/// A string of less than ten bytes that the bytes begin with, and what is behind it. Hashes consist of little else:
+/// names of fields, and numbers.
+#[inline(always)]
+fn short(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<4>()?;
+    let size = head[1].wrapping_sub(b'0');
+    if [head[0], head[2], head[3]] != *b"$\r\n" || size > 9 {
+        return None;
     }
-    any_element(bytes)
+    let (bulk, after) = rest.split_at_checked(usize::from(size))?;
+    let (end, rest) = after.split_first_chunk::<2>()?;
+    (end == b"\r\n").then_some((bulk, rest))
 }
 
-fn any_element(bytes: &[u8]) -> Result<Option<(Element<'_>, usize)>, Garbage> {
+/// The first element and its length in bytes, an array's without its items; `None` when there are not enough bytes.
+fn element(bytes: &[u8]) -> Result<Option<(Element<'_>, usize)>, Garbage> {
     let Some((&kind, rest)) = bytes.split_first() else { return Ok(None) };
     let Some((line, len)) = line(rest)? else { return Ok(None) };
     let head = 1 + len;
@@ -152,7 +165,15 @@ impl Scan {
     /// Whether all replies are in `bytes`, which begin with the first of them.
     pub(crate) fn is_over(&mut self, bytes: &[u8]) -> Result<bool, Garbage> {
         while self.left > 0 {
-            let Some((found, len)) = element(bytes.get(self.at..).unwrap_or_default())? else { return Ok(false) };
+            let mut rest = bytes.get(self.at..).unwrap_or_default();
+            while self.values > 1
+                && let Some((_, after)) = short(rest)
+            {
+                rest = after;
+                self.values -= 1;
+            }
+            self.at = bytes.len() - rest.len();
+            let Some((found, len)) = element(rest)? else { return Ok(false) };
             self.at += len;
             self.values = self.values.max(1) - 1;
             if let Element::Array(items) = found {
