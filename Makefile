@@ -53,7 +53,9 @@ advisories: ## Look for known vulnerabilities (asks the advisory database on the
 bench: setup-redis setup-h2load setup-wrk setup-python ## Measure the gateway beside floors and peers (two quiet cores, seven minutes), into loadtest/README.md
 # A peer that cannot be installed is missing from the tables, which say so.
 	-@$(MAKE) --no-print-directory setup-nginx
+	-@$(MAKE) --no-print-directory setup-feast
 	cargo build --release --locked -p weir -p weir-loadtest
+	-cargo build --release --locked -p weir-loadtest --example cluster_client
 	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) $(EXAMPLES)
 	$(PYTHON_ENV)/bin/python loadtest/bench --readme loadtest/README.md
 

@@ -22,7 +22,9 @@ import traceback
 from datetime import date
 from pathlib import Path
 
+import cluster
 import everything
+import feast_server
 import hashes
 import hits
 import memory
@@ -34,11 +36,20 @@ from lines import Lines
 from process import LOADTEST, REPO, WEIR, Failed, run
 from stage import Stage
 
-GROUPS = {"hits": hits, "misses": misses, "hashes": hashes, "everything": everything, "shapes": shapes, "memory": memory}
+GROUPS = {
+    "hits": hits,
+    "misses": misses,
+    "cluster": cluster,
+    "hashes": hashes,
+    "everything": everything,
+    "shapes": shapes,
+    "feast": feast_server,
+    "memory": memory,
+}
 BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 FLOORS_SVG, PEERS_SVG = "bench-floors.svg", "bench-peers.svg"
 # Programs by the target that installs them.
-SETUP = {"h2load": "setup-h2load", "wrk": "setup-wrk", "redis-server": "setup-redis"}
+SETUP = {"h2load": "setup-h2load", "wrk": "setup-wrk", "redis-server": "setup-redis", "redis-cli": "setup-redis"}
 
 
 def measure(name, group, data, work, rounds, seconds):
@@ -46,6 +57,8 @@ def measure(name, group, data, work, rounds, seconds):
     lacking = [program for program in ["redis-server", *group.NEEDS] if not shutil.which(program)]
     if lacking:
         return {"failed": f"not installed: {', '.join(f'{p} (make {SETUP[p]})' for p in lacking)}"}
+    if hasattr(group, "missing") and group.missing():
+        return {"failed": group.missing()}
     folder = work / name
     folder.mkdir()
     started = time.monotonic()
@@ -84,6 +97,7 @@ def machine():
         "h2load": version(["h2load", "--version"]),
         "wrk": version(["wrk", "-v"], r"wrk (\S+)"),
         "nginx": nginx.version(),
+        "redis_rs": re.search(r'name = "redis"\nversion = "(.*)"', (REPO / "Cargo.lock").read_text())[1],
         "load_average_before": os.getloadavg()[0],
     }
 
@@ -97,7 +111,7 @@ def text(report):
         if "failed" in result:
             out += [f"**Not measured**: {result['failed'].strip().splitlines()[-1]}", ""]
             continue
-        lines = Lines(result)
+        lines = Lines(result, report["groups"])
         group.table(lines)
         out += [lines.text(), ""]
         if name == "shapes":
@@ -107,7 +121,7 @@ def text(report):
     others = [r["facts"].get("others_share", 0) for r in report["groups"].values() if "facts" in r]
     out.append(
         f"{facts['date']}; {facts['cores']} cores of {facts['cpu']}, Linux {facts['kernel']}; {facts['weir']}, Redis {facts['redis']}, "
-        f"{facts['h2load']}, wrk {facts['wrk']}, {facts['nginx']}; {report['rounds']} rounds of {report['seconds']:g} s, "
+        f"{facts['h2load']}, wrk {facts['wrk']}, {facts['nginx']}, redis-rs {facts['redis_rs']}; {report['rounds']} rounds of {report['seconds']:g} s, "
         f"{report['took_s'] / 60:.1f} minutes in all. Other processes used up to {max(others, default=0):.0%} of the machine."
     )
     return "\n".join(out)
@@ -115,7 +129,7 @@ def text(report):
 
 def plots(report):
     """By the names of their files, those that can be drawn."""
-    measured = {name: Lines(result) for name, result in report["groups"].items() if "facts" in result}
+    measured = {name: Lines(result, report["groups"]) for name, result in report["groups"].items() if "facts" in result}
     drawn, shares = {}, []
     for name, lines in measured.items():
         ratios = lambda over, under: lines.rounds(lambda r: r[over]["rps"] / r[under]["rps"])

@@ -7,8 +7,9 @@ import resource
 import time
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
-from process import LOADTEST, REPO, SERVER_CORE, Failed, run
+from process import LOAD_CORE, LOADTEST, REPO, SERVER_CORE, TICKS, Failed, run
 
 GRPC = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
 WRK_SCRIPT = REPO / "loadtest/feast/bench_feast.lua"
@@ -49,13 +50,21 @@ def counted(server):
     return counts
 
 
+def core_busy_s(core):
+    """What a core has worked so far, for whomever: on the load's core, Redis and the load."""
+    fields = re.search(rf"^cpu{core} (.*)$", Path("/proc/stat").read_text(), re.MULTILINE)[1].split()
+    user, nice, system, _, _, *rest = map(int, fields)
+    # irq, softirq and steal; guests are counted as users already.
+    return (user + nice + system + sum(rest[:3])) / TICKS
+
+
 def measured(server, load):
     """Runs `load` against `server`; adds what it cost the server, and which share of the values was what was asked
     for: holes and refusals are cheaper than answers, and load tools do not see them."""
-    seen, before, started = counted(server), server.cpu_s(), time.monotonic()
+    seen, before, busy, started = counted(server), server.cpu_s(), core_busy_s(LOAD_CORE), time.monotonic()
     result = load()
-    cpu, wall = server.cpu_s() - before, time.monotonic() - started
-    result |= {"server_cpu_us": cpu * 1e6 / result["answered"], "server_cpu_share": cpu / wall}
+    cpu, wall, busy = server.cpu_s() - before, time.monotonic() - started, core_busy_s(LOAD_CORE) - busy
+    result |= {"server_cpu_us": cpu * 1e6 / result["answered"], "server_cpu_share": cpu / wall, "load_core_share": busy / wall}
     served = counted(server) - seen
     total = lambda what: sum(n for name, n in served.items() if name.startswith(what))
     if total("values."):

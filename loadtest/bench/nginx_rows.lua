@@ -32,6 +32,19 @@ local function answer(text)
    ngx.print(text)
 end
 
+-- Rows that are JSON already, handed over piece by piece: nginx puts them together without another copy in Lua.
+local function answer_joined(rows)
+   local pieces, length = { '{"rows":[', rows[1] }, #'{"rows":[' + #rows[1] + #"]}"
+   for n = 2, #rows do
+      pieces[2 * n - 1], pieces[2 * n] = ",", rows[n]
+      length = length + 1 + #rows[n]
+   end
+   pieces[#pieces + 1] = "]}"
+   ngx.header.content_type = "application/json"
+   ngx.header.content_length = length
+   ngx.print(pieces)
+end
+
 -- A hash of texts for every row: the fields that are wanted, made into numbers and into JSON.
 function M.hashes()
    local ids, red = asked(), connected()
@@ -67,7 +80,7 @@ function M.strings()
    local asks, red = keys(asked()), connected()
    local rows = assert(red:mget(unpack(asks)))
    red:set_keepalive(IDLE_MS, IDLE_MAX)
-   answer('{"rows":[' .. table.concat(rows, ",") .. "]}")
+   answer_joined(rows)
 end
 
 -- The same strings, from memory; what is not there is read once.
@@ -84,7 +97,7 @@ function M.shared()
       end
       rows[n] = row
    end
-   answer('{"rows":[' .. table.concat(rows, ",") .. "]}")
+   answer_joined(rows)
 end
 
 return M

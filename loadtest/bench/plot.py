@@ -55,7 +55,7 @@ def rates(panels, columns=2, plot=190):
             width = plot * (math.log10(max(1, value)) - least) / (most - least)
             lines += [label(left - 6, y, name, "name", "end"), bar(left, y, width, of), label(left + width + 4, y, f"{value:,.0f}")]
             y += BAR + GAP
-        places = [(plot * (n - least) / (most - least), f"{10**n:,}") for n in range(least, most + 1)]
+        places = [(plot * (n - least) / (most - least), f"{10**n}" if n < 3 else f"{10 ** (n - 3)}k") for n in range(least, most + 1)]
         parts += [*ticks(left, top, y, places), *lines]
         tops[column] = y + 2 * TITLE - BAR
     return svg(columns * wide, max(tops), parts)

@@ -13,6 +13,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 WEIR = REPO / "target/release/weir"
 LOADTEST = REPO / "target/release/weir-loadtest"
+CLUSTER_CLIENT = REPO / "target/release/examples/cluster_client"
 
 SERVER_CORE, LOAD_CORE = 0, 1
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -2,6 +2,7 @@
 bytes, and nginx with Lua on the same rows."""
 
 import data
+import feast_server
 import nginx
 from hashes import DOOR, door_bodies, same_answers
 from load import call, expect, own_load, post, wrk
@@ -33,6 +34,7 @@ PEERS = {
     "shared": "nginx + Lua, shared memory",
     "strings": "nginx + Lua, JSON strings in Redis",
     "hashes": "nginx + Lua, hashes in Redis",
+    "feast": "Feast's Python server, 2 workers",
 }
 
 
@@ -153,7 +155,10 @@ def of_shape(stage, shape, redis, hits, misses, feast, file):
 
 def rates(out, shape):
     """What each peer of a shape has, in the order of PEERS."""
-    return {peer: out.median(f"{shape}_{peer}", "rps") for peer in PEERS if f"{shape}_{peer}" in out.cases}
+    there = {peer: out.median(f"{shape}_{peer}", "rps") for peer in PEERS if f"{shape}_{peer}" in out.cases}
+    # Measured in a group of its own, with all cores.
+    feast = feast_server.rate(out.groups.get("feast"), {"a": "1x50", "c": "100x50"}.get(shape))
+    return there | ({"feast": feast} if feast else {})
 
 
 def best_miss_form(out, shape):
@@ -186,8 +191,8 @@ def table(out):
 
 def bars(out):
     """For the plot: every shape with its peers, and what kind each is."""
-    kind = lambda peer: "floor" if peer in ("tonic", "http1") else "peer" if peer in nginx.DOORS else "weir"
-    return [(said, [(PEERS[peer], kind(peer), rate) for peer, rate in rates(out, shape).items()]) for shape, said in SAID.items()]
+    kind = lambda peer: "floor" if peer in ("tonic", "http1") else "peer" if peer in (*nginx.DOORS, "feast") else "weir"
+    return [(f"{said}, requests a second", [(PEERS[peer], kind(peer), rate) for peer, rate in rates(out, shape).items()]) for shape, said in SAID.items()]
 
 
 def floors(ratios):

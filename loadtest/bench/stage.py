@@ -27,10 +27,11 @@ class Stage:
         self.servers.append(server)
         return server
 
-    def redis(self, *more):
-        address = free_address()
+    def redis(self, *more, address=None):
+        address = address or free_address()
         port = address.split(":")[1]
         options = ["--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", self.work]
+        # What comes later in the command line wins.
         return self.start(["redis-server", *options, *more], address, LOAD_CORE)
 
     def weir(self, config, store, *more):

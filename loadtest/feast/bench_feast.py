@@ -1,6 +1,6 @@
 """Measures weir beside the real Feast feature server on the same Redis, and prints a Markdown table, ratios first.
 
-    bench_feast.py [--rounds N] [--seconds S] [--out FILE.json]
+    bench_feast.py [--shapes 1x10 …] [--callers 8 …] [--one-worker no] [--rounds N] [--seconds S] [--out FILE.json]
 
 JSON over HTTP/1.1, asked by wrk in a closed loop. One machine, nothing pinned: servers, Redis and load share its
 cores, as Feast's workers want all of them. What is compared runs turn by turn in every round, and a ratio is the
@@ -172,7 +172,7 @@ def without_cache(folder):
     return folder
 
 
-def bench(work, running, rounds, seconds):
+def bench(work, running, rounds, seconds, shapes, all_callers, has_default):
     redis = running.redis(work / "redis")
     running.ready()
     repo = build(work / "repo", Store(redis.address), Options("bench"), describe, 1)
@@ -180,23 +180,24 @@ def bench(work, running, rounds, seconds):
     started = {
         "weir": running.weir(str(repo.folder), "--config", without_cache(work / "weir")),
         "feast": running.feast_http(str(repo.folder), FEAST_WORKERS),
-        "feast_default": running.feast_http(str(repo.folder), FEAST_DEFAULT_WORKERS),
     }
+    if has_default:
+        started["feast_default"] = running.feast_http(str(repo.folder), FEAST_DEFAULT_WORKERS)
     running.ready()
     servers = {name: Measured(name, server) for name, server in started.items()}
     files = {}
-    for shape in SHAPES:
+    for shape in shapes:
         files[shape] = work / f"bodies-{shape[0]}x{shape[1]}"
         files[shape].write_text("\n".join(bodies(*shape)) + "\n")
-    same_answers([servers["feast"], servers["feast_default"], servers["weir"]], files)
+    same_answers([*(one for name, one in servers.items() if name != "weir"), servers["weir"]], files)
     for one in servers.values():
-        one.load(CALLERS[0], WARM_UP_S, files[SHAPES[0]])
+        one.load(CALLERS[0], WARM_UP_S, files[shapes[0]])
     facts = {"memory_mb": [("after some requests", memory(servers))]}
     others = Others([*servers.values(), Measured("redis", redis)])
     cases = {}
     for number in range(rounds):
-        for shape in SHAPES:
-            for callers in CALLERS:
+        for shape in shapes:
+            for callers in all_callers:
                 print(
                     f"\rround {number + 1} of {rounds}: {shape[0]} × {shape[1]}, {callers} callers   ",
                     end="",
@@ -269,15 +270,20 @@ def table(report):
     for label, taken in report["facts"]["memory_mb"]:
         for which, mb in taken.items():
             ratio = mb["feast"] / mb["weir"]
+            default = f"{mb['feast_default']:.0f} MB" if "feast_default" in mb else "–"
             lines.append(
                 f"| {which.upper()} {label} | **{mb['weir']:.0f} MB** | {mb['feast']:.0f} MB "
-                f"| {mb['feast_default']:.0f} MB | {ratio:.1f}× |"
+                f"| {default} | {ratio:.1f}× |"
             )
     return "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description="Measures weir beside the real Feast feature server.")
+    shape = lambda text: tuple(map(int, text.split("x")))
+    parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES, help="entities x features, like 1x10")
+    parser.add_argument("--callers", nargs="+", type=int, default=CALLERS, help="that ask at a time")
+    parser.add_argument("--one-worker", choices=("yes", "no"), default="yes", help="measure Feast's default too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each run")
     parser.add_argument(
@@ -289,7 +295,8 @@ def main():
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="weir-bench-feast-") as work, Servers(Path(work) / "logs") as running:
         try:
-            report = bench(Path(work), running, given.rounds, given.seconds)
+            has_default = given.one_worker == "yes"
+            report = bench(Path(work), running, given.rounds, given.seconds, given.shapes, given.callers, has_default)
         except NotStarted as why:
             raise SystemExit(str(why)) from None
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -107,3 +107,35 @@ async fn receive(mut from: OwnedReadHalf, mut waiting: mpsc::Receiver<Waiting>) 
         let _ = tell.send(came.split_to(end).freeze());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn everybody_gets_his_own_reply_and_nobody_one_that_does_not_come() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 6];
+            stream.read_exact(&mut asked).await.unwrap();
+            assert_eq!(&asked, b"onetwo");
+            // Two replies for the first, one for the second, and none for the third.
+            for piece in [b"$1\r\na\r\n$1\r".as_slice(), b"\nb\r\n*1\r\n$2\r\ncd\r\n", b"-ERR no\r\n"] {
+                stream.write_all(piece).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+            stream.read_exact(&mut [0; 5]).await
+        });
+        let mux = Mux::connect(at).await.unwrap();
+        let (first, second) = (mux.ask(b"one".into(), 2).unwrap(), mux.ask(b"two".into(), 1).unwrap());
+        assert_eq!(first.await.unwrap(), b"$1\r\na\r\n$1\r\nb\r\n".as_slice());
+        assert_eq!(second.await.unwrap(), b"*1\r\n$2\r\ncd\r\n".as_slice());
+        assert!(mux.ask(b"three".into(), 1).unwrap().await.is_err());
+        drop(mux);
+        server.await.unwrap().unwrap();
+    }
+}
