@@ -115,7 +115,7 @@ def text(report):
         group.table(lines)
         out += [lines.text(), ""]
         if name == "shapes":
-            out += [f"![Requests a second by shape and peer]({PEERS_SVG})", ""]
+            out += [f"![Requests a second by shape and peer, on a logarithmic axis]({PEERS_SVG})", ""]
     out += [f"![Shares of what the floors do, the targets in red]({FLOORS_SVG})", ""]
     facts = report["machine"]
     others = [r["facts"].get("others_share", 0) for r in report["groups"].values() if "facts" in r]

@@ -42,7 +42,7 @@ def ticks(left, top, bottom, places):
 def rates(panels, columns=2, plot=190):
     """Requests a second, a panel for each shape: (title, [(name, class, value)]), on one logarithmic axis."""
     values = [value for _, bars in panels for _, _, value in bars]
-    least, most = math.floor(math.log10(max(1, min(values)))), math.ceil(math.log10(max(values)))
+    least, most = math.floor(math.log10(max(1, min(values)))), math.log10(max(*values, 100))
     wide = NAME + plot + NUMBER
     parts, tops = [], [4.0] * columns
     for number, (title, bars) in enumerate(panels):
@@ -55,7 +55,7 @@ def rates(panels, columns=2, plot=190):
             width = plot * (math.log10(max(1, value)) - least) / (most - least)
             lines += [label(left - 6, y, name, "name", "end"), bar(left, y, width, of), label(left + width + 4, y, f"{value:,.0f}")]
             y += BAR + GAP
-        places = [(plot * (n - least) / (most - least), f"{10**n}" if n < 3 else f"{10 ** (n - 3)}k") for n in range(least, most + 1)]
+        places = [(plot * (n - least) / (most - least), f"{10**n}" if n < 3 else f"{10 ** (n - 3)}k") for n in range(least, math.floor(most) + 1)]
         parts += [*ticks(left, top, y, places), *lines]
         tops[column] = y + 2 * TITLE - BAR
     return svg(columns * wide, max(tops), parts)
@@ -63,7 +63,7 @@ def rates(panels, columns=2, plot=190):
 
 def ratios(bars, plot=330, most=1.2):
     """Shares of what a floor does: (name, values of the rounds, target or None), on one axis."""
-    left, top = NAME + 60, 8.0
+    left, top = NAME + 95, 8.0
     y, lines = top, []
     for name, values, target in bars:
         value = sorted(values)[len(values) // 2]

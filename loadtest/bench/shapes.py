@@ -192,7 +192,7 @@ def table(out):
 def bars(out):
     """For the plot: every shape with its peers, and what kind each is."""
     kind = lambda peer: "floor" if peer in ("tonic", "http1") else "peer" if peer in (*nginx.DOORS, "feast") else "weir"
-    return [(f"{said}, requests a second", [(PEERS[peer], kind(peer), rate) for peer, rate in rates(out, shape).items()]) for shape, said in SAID.items()]
+    return [(said, [(PEERS[peer], kind(peer), rate) for peer, rate in rates(out, shape).items()]) for shape, said in SAID.items()]
 
 
 def floors(ratios):
