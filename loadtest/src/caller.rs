@@ -27,8 +27,8 @@ pub(crate) struct Callers {
 }
 
 enum Way {
-    /// Many calls at a time on each connection, in turn.
-    Grpc { lanes: Vec<Lane>, next: Cell<usize> },
+    /// Many calls at a time on each connection.
+    Grpc { lanes: Vec<Lane>, turn: Cell<usize> },
     /// One call at a time on each.
     Json { idle: RefCell<Vec<http1::Connection>>, free: Semaphore },
 }
@@ -43,21 +43,24 @@ impl Callers {
     pub(crate) fn new(to: SocketAddr, asks: &Asks) -> Self {
         let way = match asks.protocol {
             Protocol::Grpc => {
-                Way::Grpc { lanes: (0..asks.connections).map(|_| Lane::default()).collect(), next: Cell::default() }
+                Way::Grpc { lanes: (0..asks.connections).map(|_| Lane::default()).collect(), turn: Cell::default() }
             }
             Protocol::Json => Way::Json { idle: RefCell::default(), free: Semaphore::new(asks.connections) },
         };
         Self { to, timeout: asks.timeout, way }
     }
 
+    /// The calls from now on go over the next connection.
+    pub(crate) fn turn(&self) {
+        if let Way::Grpc { turn, .. } = &self.way {
+            turn.set(turn.get().wrapping_add(1));
+        }
+    }
+
     /// Calls; with `keep`, returns the message of an answer.
     pub(crate) async fn call(&self, body: Bytes, keep: bool) -> (Outcome, Option<Bytes>) {
         let called = match &self.way {
-            Way::Grpc { lanes, next } => {
-                let at = next.get();
-                next.set((at + 1) % lanes.len());
-                self.call_grpc(&lanes[at], body, keep).await
-            }
+            Way::Grpc { lanes, turn } => self.call_grpc(&lanes[turn.get() % lanes.len()], body, keep).await,
             Way::Json { idle, free } => self.call_json(idle, free, body, keep).await,
         };
         match called {

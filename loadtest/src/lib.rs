@@ -18,6 +18,7 @@ mod nodes;
 mod open;
 mod pace;
 mod plot;
+mod priority;
 pub mod proxy;
 mod random;
 mod raw;

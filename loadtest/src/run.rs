@@ -30,8 +30,11 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: u64 = 64;
 /// The ramp goes on while this share of a step is answered in time.
 const CARRIED_SHARE: f64 = 0.9;
-/// One bad step may be somebody else's; two in a row are the gateway's.
-const BAD_STEPS: usize = 2;
+/// One bad step may be somebody else's: it is repeated, once whoever was refused or late has left. Two rates in a row that
+/// are bad twice are the gateway's.
+const TRIES: usize = 2;
+const BAD_RATES: usize = 2;
+const CALM: Duration = Duration::from_millis(500);
 /// After the last reply: work that nobody waits for has ended by then.
 const SETTLE: Duration = Duration::from_millis(100);
 /// A scenario that cannot be read, as `weir` and others have it.
@@ -178,6 +181,7 @@ async fn play(scenario: &Scenario, place: &Place) -> Result<Json, crate::Failed>
             "lag_p99_ms": lag,
             "lag_p99_ms_max": asks.lag_p99_ms_max,
             "cpu_share": cpu.map(|cpu| cpu / begin.as_secs_f64()),
+            "priority": place.stage.as_ref().map(|stage| stage.priority.json()),
         },
         "ramp": { "peak_rps": peak_rps, "steps": ramp },
         "phases": phases,
@@ -256,20 +260,26 @@ async fn climb(
     admin: Option<SocketAddr>,
 ) -> Result<(Option<f64>, Vec<Json>), crate::Failed> {
     let (mut rps, mut peak, mut bad, mut steps) = (capacity.from_rps, 0.0f64, 0, Vec::new());
-    while bad < BAD_STEPS && rps <= capacity.rps_max {
-        let arrivals = Arrivals::Poisson;
-        let stretch = Stretch { name: "ramp".to_owned(), length: capacity.step, rps, arrivals };
-        let (tallies, samples) = watched(traffic, &[stretch], admin).await?;
-        let real_share = samples.between(Duration::ZERO, capacity.step).and_then(|counted| real_share(&counted));
-        for tally in &tallies {
+    while bad < BAD_RATES && rps <= capacity.rps_max {
+        bad += 1;
+        for _ in 0..TRIES {
+            let (arrivals, name) = (Arrivals::Poisson, "ramp".to_owned());
+            let stretch = Stretch { name, length: capacity.step, rps, arrivals };
+            let (tallies, samples) = watched(traffic, &[stretch], admin).await?;
+            let real_share = samples.between(Duration::ZERO, capacity.step).and_then(|counted| real_share(&counted));
+            let Some(tally) = tallies.first() else { break };
             let in_time = tally.in_time as f64 * real_share.unwrap_or(1.0);
             let goodput = in_time / capacity.step.as_secs_f64();
             peak = peak.max(goodput);
-            bad = if in_time >= CARRIED_SHARE * tally.due as f64 { 0 } else { bad + 1 };
             let lag = quantile_ms(&tally.lag_ns, 0.99);
             steps.push(json!({
                 "rps": rps, "goodput_rps": goodput, "real_share": real_share, "refused": tally.refused, "lag_p99_ms": lag,
             }));
+            if in_time >= CARRIED_SHARE * tally.due as f64 {
+                bad = 0;
+                break;
+            }
+            sleep(CALM).await;
         }
         rps *= capacity.growth;
     }

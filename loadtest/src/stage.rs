@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::priority::Priority;
 use crate::proxy::{Fault, Proxy, Share};
 use crate::rows;
 use crate::scenario::Serve;
@@ -31,6 +32,8 @@ pub(crate) struct Stage {
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) redis_at: SocketAddr,
+    /// Of the thread that set the stage, which is the one that loads it.
+    pub(crate) priority: Priority,
     dir: TempDir,
 }
 
@@ -38,6 +41,7 @@ impl Stage {
     /// Starts Redis, fills it, and starts `weir` (the path of the binary) with the scenario's catalog.
     pub(crate) fn set(serve: &Serve, weir: &Path, cores: &Cores, seed: u64) -> Result<Self, crate::Failed> {
         cores.enter(LOAD_CORE)?;
+        let is_session_first = Priority::of_this_session();
         let dir = tempfile::Builder::new().prefix("weir-scenario-").tempdir()?;
         let redis_at = free_address()?;
         let port = redis_at.port().to_string();
@@ -61,7 +65,8 @@ impl Stage {
         cores.enter(GATEWAY_CORE)?;
         let gateway = Process::start(gateway, listen);
         cores.enter(LOAD_CORE)?;
-        Ok(Self { gateway: gateway?, proxy, redis, listen, admin, redis_at, dir })
+        let priority = Priority::of_this_thread(is_session_first);
+        Ok(Self { gateway: gateway?, proxy, redis, listen, admin, redis_at, priority, dir })
     }
 
     /// From now on replies are late.
