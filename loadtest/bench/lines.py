@@ -63,11 +63,14 @@ class Lines:
     def is_bound_by_server(self, case):
         return self.median(case, "server_cpu_share") >= FULL
 
+    def is_held_back(self, case):
+        """By the load's core, which is Redis's too."""
+        return self.median(case, "load_core_share") >= FULL
+
     def rps(self, case):
         note = ""
         if not self.is_bound_by_server(case):
-            load_is_full = self.median(case, "load_core_share") > FULL
-            note = " (the load's core was full)" if load_is_full else " (neither core was full)"
+            note = " (the load's core was full)" if self.is_held_back(case) else " (neither core was full)"
         real = min(result.get("real_share", 1) for result in self.cases[case])
         if real < 0.9999:
             note += f" (**only {real:.1%} of the values are real**)"

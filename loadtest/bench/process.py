@@ -19,7 +19,7 @@ SERVER_CORE, LOAD_CORE = 0, 1
 TICKS = os.sysconf("SC_CLK_TCK")
 # A gateway compiles its transforms before it listens; a busy machine takes its time.
 START_S_MAX = 60
-STOP_S_MAX = 10
+STOP_S_MAX = 20
 # A program that is run to its end takes seconds; one that hangs must not hang the benchmark.
 RUN_S_MAX = 240
 
@@ -46,15 +46,28 @@ def alone_on(core):
 
 
 def run(command, core=LOAD_CORE):
-    """Runs a program to its end; what it says."""
+    """Runs a program to its end; what it says. Whatever interrupts us ends it too, in the order that it has for that."""
     command = [str(c) for c in command]
+    said = " ".join(command)
     try:
-        done = subprocess.run(command, preexec_fn=alone_on(core), capture_output=True, text=True, timeout=RUN_S_MAX)
-    except (OSError, subprocess.TimeoutExpired) as why:
-        raise Failed(f"{' '.join(command)}: {why}") from None
-    if done.returncode != 0:
-        raise Failed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stdout
+        process = subprocess.Popen(command, preexec_fn=alone_on(core), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    except OSError as why:
+        raise Failed(f"{said}: {why}") from None
+    try:
+        out, err = process.communicate(timeout=RUN_S_MAX)
+    except BaseException as why:
+        process.terminate()
+        try:
+            process.wait(timeout=STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if isinstance(why, subprocess.TimeoutExpired):
+            raise Failed(f"{said}: not done after {RUN_S_MAX} s") from None
+        raise
+    if process.returncode != 0:
+        raise Failed(f"{said}\n{out}{err}")
+    return out
 
 
 def free_address():

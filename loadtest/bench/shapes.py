@@ -184,9 +184,17 @@ def table(out):
     header = ["requests a second", *SAID.values()]
     out.extra = ["", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for peer, name in PEERS.items():
-        cells = [f"{rates(out, shape)[peer]:,.0f}" if peer in rates(out, shape) else "–" for shape in SAID]
+        cells = [cell(out, shape, peer) for shape in SAID]
         if set(cells) != {"–"}:
             out.extra.append(f"| {name} | " + " | ".join(cells) + " |")
+    out.extra += ["", "° The load's core was full, with Redis on it or without: more may have been possible."]
+
+
+def cell(out, shape, peer):
+    rate = rates(out, shape).get(peer)
+    name = f"{shape}_{peer}"
+    is_held_back = name in out.cases and not out.is_bound_by_server(name) and out.is_held_back(name)
+    return "–" if rate is None else f"{rate:,.0f}{'°' if is_held_back else ''}"
 
 
 def bars(out):
