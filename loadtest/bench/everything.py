@@ -50,12 +50,13 @@ def measure(stage):
 
     def journalled():
         server = stage.weir(kept, url)
-        # Fills the cache.
-        call(server, *ALL)
-        result = h2load(server, bodies["all"], stage.seconds)
-        stage.drop(server)
-        stage.forget("served")
-        return result
+        try:
+            # Fills the cache.
+            call(server, *ALL)
+            return h2load(server, bodies["all"], stage.seconds)
+        finally:
+            stage.drop(server)
+            stage.forget("served")
 
     cases = {
         "stored": lambda: h2load(step, bodies["stored"], stage.seconds),

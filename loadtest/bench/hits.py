@@ -33,11 +33,12 @@ def measure(stage):
     def journalled(name, *ask):
         """Hits that are written down. A fresh gateway each time: the last one would still be sealing."""
         server = stage.weir(kept, url)
-        expect(server, {"CACHE": 1.0}, *ask)
-        result = h2load(server, bodies[name], stage.seconds)
-        stage.drop(server)
-        stage.forget("served")
-        return result
+        try:
+            expect(server, {"CACHE": 1.0}, *ask)
+            return h2load(server, bodies[name], stage.seconds)
+        finally:
+            stage.drop(server)
+            stage.forget("served")
 
     cases = {}
     for name, ask in (("hundred", []), ("one", ONE)):

@@ -15,6 +15,8 @@ class Lines:
     def __init__(self, measured, groups=None):
         self.cases, self.facts, self.groups = measured["cases"], measured["facts"], groups or {}
         self.lines, self.notes, self.extra = [], [], []
+        if self.facts.get("repeated"):
+            self.note(f"Runs that failed and were repeated: {', '.join(self.facts['repeated'])}")
 
     def text(self):
         return "\n".join([*self.notes, *([""] if self.notes else []), *HEADER, *self.lines, *self.extra])

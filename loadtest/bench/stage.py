@@ -12,7 +12,7 @@ class Stage:
 
     def __init__(self, name, data, work, rounds, seconds):
         self.name, self.data, self.work, self.number, self.seconds = name, data, work, rounds, seconds
-        self.servers = []
+        self.servers, self.repeated = [], []
 
     def __enter__(self):
         return self
@@ -52,6 +52,15 @@ class Stage:
         listen = free_address()
         return self.start([LOADTEST, "floor", "--listen", listen, "--reply", reply, *more], listen)
 
+    def tried(self, name, case):
+        """A run that failed is repeated once, and told of: a refusal under noise shall not cost a whole group."""
+        try:
+            return case()
+        except Failed as why:
+            self.repeated.append(name)
+            print(f"{self.name}: {name} is repeated: {why}", file=sys.stderr)
+            return case()
+
     def progress(self, said):
         """A line that the next one overwrites, for those who look."""
         if sys.stderr.isatty():
@@ -71,9 +80,9 @@ class Stage:
         for number in range(self.number):
             for name, case in cases.items():
                 self.progress(f"{self.name}: round {number + 1} of {self.number}, {name}")
-                results[name].append(case())
+                results[name].append(self.tried(name, case))
         self.progress("")
-        facts = {"others_share": others.share()}
+        facts = {"others_share": others.share(), "repeated": self.repeated}
         check()
         return {"cases": results, "facts": facts}
 
