@@ -53,11 +53,11 @@ class Lines:
         """One case's requests a second through another's, and the same in processor time."""
         ratios = self.rounds(lambda r: r[over]["rps"] / r[under]["rps"])
         cpu = statistics.median(self.rounds(lambda r: r[under]["server_cpu_us"] / r[over]["server_cpu_us"]))
-        # Who was not at his limit could do more: then what is missed may be met, or what is met missed. A ratio of
-        # several is no matter of that.
+        # Whom the load held back could do more: then what is missed may be met, or what is met missed. A ratio of several
+        # is no matter of that.
         if wanted and wanted <= 1:
             is_met = statistics.median(ratios) >= wanted
-            is_sure = self.is_bound_by_server(over) and (self.is_bound_by_server(under) or not is_met)
+            is_sure = not self.is_held_back(over) and (not self.is_held_back(under) or not is_met)
             but = but or (None if is_sure else "unclear")
         behind = f"{self.rps(over)}, against {self.rps(under)}: by CPU alone {cpu:.2f}{more}"
         self.add(what, ratios, ("≥", wanted) if wanted else None, behind, but=but)
@@ -67,7 +67,7 @@ class Lines:
 
     def is_held_back(self, case):
         """By the load's core, which is Redis's too."""
-        return self.median(case, "load_core_share") >= FULL
+        return not self.is_bound_by_server(case) and self.median(case, "load_core_share") >= FULL
 
     def rps(self, case):
         note = ""

@@ -64,7 +64,7 @@ def measured(server, load):
     seen, before, busy, started = counted(server), server.cpu_s(), core_busy_s(LOAD_CORE), time.monotonic()
     result = load()
     cpu, wall, busy = server.cpu_s() - before, time.monotonic() - started, core_busy_s(LOAD_CORE) - busy
-    result |= {"server_cpu_us": cpu * 1e6 / result["answered"], "server_cpu_share": cpu / wall, "load_core_share": busy / wall}
+    result |= {"server_cpu_us": cpu * 1e6 / result["answered"], "server_cpu_share": cpu / result["seconds"], "load_core_share": busy / wall}
     served = counted(server) - seen
     total = lambda what: sum(n for name, n in served.items() if name.startswith(what))
     if total("values."):
@@ -92,7 +92,7 @@ def h2load(server, body, seconds):
         total, good = map(int, found.groups()) if found else (0, 0)
         if good != total or not total:
             raise Failed(f"{server.command[0]}: {text}")
-        return {"answered": total, "rps": total / seconds, "cpu_share": cpu / seconds}
+        return {"answered": total, "seconds": seconds, "rps": total / seconds, "cpu_share": cpu / seconds}
 
     return measured(server, load)
 

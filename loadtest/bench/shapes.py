@@ -193,7 +193,7 @@ def table(out):
 def cell(out, shape, peer):
     rate = rates(out, shape).get(peer)
     name = f"{shape}_{peer}"
-    is_held_back = name in out.cases and not out.is_bound_by_server(name) and out.is_held_back(name)
+    is_held_back = name in out.cases and out.is_held_back(name)
     return "–" if rate is None else f"{rate:,.0f}{'°' if is_held_back else ''}"
 
 
