@@ -25,6 +25,11 @@ const READ_BYTES: usize = 64 << 10;
 const REPLY_BYTES_MAX: usize = 64 << 20;
 /// Bytes waiting to be sent before more questions are taken: a server that does not read is not fed.
 const SEND_BYTES_MAX: usize = 4 << 20;
+/// Replies under way beyond which questions wait here: two batches of a hundred hashes. Redis takes whatever lies in its
+/// buffer before it writes on, so that of ten batches all replies come at the end, together, and nobody here has anything
+/// to do until then. One batch that it works on and one that is next keep both sides busy; what still waits here and is
+/// not wanted any more is never asked.
+const UNDER_WAY_MAX: usize = 200;
 /// Reads between two chances for other tasks of the thread.
 const READS_PER_POLL: usize = 32;
 
@@ -54,6 +59,7 @@ impl Mux {
             waiting: VecDeque::new(),
             scan: Scan::default(),
             has_gathered: false,
+            under_way: 0,
         };
         (Self { questions }, driver)
     }
@@ -83,6 +89,8 @@ pub(crate) struct Driver<S> {
     scan: Scan,
     /// Whether what is to be sent has waited for more.
     has_gathered: bool,
+    /// Replies that were asked for and have not come.
+    under_way: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
@@ -116,7 +124,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             self.came.reserve(READ_BYTES);
             match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.came)) {
-                Ok(1..) => self.answer()?,
+                Ok(1..) => {
+                    let was_full = self.is_full();
+                    self.answer()?;
+                    if was_full && !self.is_full() {
+                        self.send(cx)?;
+                    }
+                }
                 // The end of the stream, or an error: what was asked is not answered any more.
                 Ok(0) => return Poll::Ready(Err(Trouble::Connection)),
                 Err(error) => return Poll::Ready(Err(Trouble::of_io(&error))),
@@ -131,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// system call on either side for several requests; without load there is nobody to wait for.
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Trouble> {
         loop {
-            while self.out.len() < SEND_BYTES_MAX && !self.is_asked_no_more {
+            while self.out.len() < SEND_BYTES_MAX && !self.is_asked_no_more && !self.is_full() {
                 match self.asked.poll_recv(cx) {
                     Poll::Ready(Some(question)) => self.take(question),
                     Poll::Ready(None) => self.is_asked_no_more = true,
@@ -155,6 +169,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
+    /// Whether questions have to wait for replies.
+    fn is_full(&self) -> bool {
+        self.under_way >= UNDER_WAY_MAX
+    }
+
     fn take(&mut self, question: Question) {
         // Nobody waits any more: then it need not be asked either.
         if question.tell.is_closed() {
@@ -164,6 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if self.waiting.is_empty() {
             self.scan = Scan::of(question.replies);
         }
+        self.under_way += question.replies;
         self.waiting.push_back((question.replies, question.tell));
     }
 
@@ -175,7 +195,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             let scan = std::mem::take(&mut self.scan);
             let replies = self.came.split_to(scan.len()).freeze();
-            if let Some((_, tell)) = self.waiting.pop_front() {
+            if let Some((asked, tell)) = self.waiting.pop_front() {
+                self.under_way -= asked;
                 let _ = tell.send(Ok(scan.replies(replies)));
             }
             self.scan = Scan::of(self.waiting.front().map_or(0, |(replies, _)| *replies));
@@ -229,6 +250,30 @@ mod tests {
         theirs.read_exact(&mut heard).await.unwrap();
         theirs.write_all(b":1\r\n:2\r\n").await.unwrap();
         assert_eq!(stays.await.unwrap().unwrap().all(), ":2\r\n");
+    }
+
+    #[tokio::test]
+    async fn what_would_only_wait_at_the_server_waits_here() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let (mux, driver) = Mux::over(ours);
+        tokio::spawn(driver);
+        let ask = |text: &'static str, replies| {
+            let mux = mux.clone();
+            tokio::spawn(async move { mux.ask(text.as_bytes().to_vec(), replies).await })
+        };
+        let (first, second, left, last) = (ask("1", UNDER_WAY_MAX - 1), ask("2", 9), ask("3", 1), ask("4", 1));
+        let mut heard = [0; 2];
+        theirs.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"12");
+        left.abort();
+        assert!(left.await.unwrap_err().is_cancelled());
+        // Whatever could be sent is sent before anybody hears of a reply.
+        theirs.write_all(&b":1\r\n".repeat(UNDER_WAY_MAX - 1)).await.unwrap();
+        assert!(first.await.unwrap().is_ok());
+        theirs.read_exact(&mut heard[..1]).await.unwrap();
+        assert_eq!(heard[0], b'4', "nobody waits for the third any more");
+        theirs.write_all(&b":1\r\n".repeat(10)).await.unwrap();
+        assert!(second.await.unwrap().is_ok() && last.await.unwrap().is_ok());
     }
 
     #[tokio::test]
