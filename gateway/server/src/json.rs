@@ -1,17 +1,17 @@
 //! JSON over HTTP: the same request and the same answer as `weir.v1`, for people and for clients without gRPC.
 
+mod encode;
+
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeStruct, Serializer};
+use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use serde_json::{Map, Value as Json};
 use weir_domain::experiment::{Assigned, Assignment, Attributes};
-use weir_domain::plan::OutputSource;
-use weir_domain::{Answer, Cell, Column, FeatureType, Kind, Lists, Named, Refusal, Request, Value, Violation};
+use weir_domain::{Column, FeatureType, Kind, Lists, Named, Refusal, Request, Value, Violation};
 
-use crate::pipeline::Meta;
+pub(crate) use encode::encode;
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,102 +135,6 @@ fn shown(json: &Json) -> &'static str {
     }
 }
 
-/// Writes an answer.
-pub(crate) fn encode(answer: &Answer, meta: &Meta) -> Bytes {
-    let mut out = Vec::with_capacity(1_024 + answer.rows * answer.cells.len() * 24);
-    // Serialising into memory what has only string keys cannot fail.
-    let written = serde_json::to_writer(&mut out, &Reply(answer, meta));
-    debug_assert!(written.is_ok());
-    // People call this from a terminal.
-    out.push(b'\n');
-    out.into()
-}
-
-struct Reply<'a>(&'a Answer, &'a Meta);
-
-impl Serialize for Reply<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(answer, meta) = self;
-        let mut s = serializer.serialize_struct("Reply", 11)?;
-        s.serialize_field("request_id", &meta.request_id.to_string())?;
-        s.serialize_field("service", &*answer.plan.service)?;
-        s.serialize_field("catalog_version", &*answer.plan.catalog)?;
-        s.serialize_field("rows", &answer.rows)?;
-        s.serialize_field("features", &Features(answer))?;
-        s.serialize_field("views", &Views(answer))?;
-        s.serialize_field("assignments", &Assignments(&answer.assignment))?;
-        s.serialize_field("holdouts", &Texts(&answer.assignment.holdouts))?;
-        s.serialize_field("fallback_model", &answer.fallback_model.as_deref())?;
-        s.serialize_field("model", &answer.plan.model.as_deref())?;
-        s.serialize_field("budget", &BudgetSpent(meta))?;
-        s.end()
-    }
-}
-
-struct Features<'a>(&'a Answer);
-
-impl Serialize for Features<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut seq = serializer.serialize_seq(Some(self.0.cells.len()))?;
-        for (output, cell) in self.0.plan.outputs.iter().zip(&self.0.cells) {
-            let view = match output.source {
-                OutputSource::Read(view) => Some(view),
-                OutputSource::Step(_) | OutputSource::Request(_) => None,
-            };
-            seq.serialize_element(&Feature { name: &output.name, of: output.of, cell, view })?;
-        }
-        seq.end()
-    }
-}
-
-struct Feature<'a> {
-    name: &'a str,
-    of: FeatureType,
-    cell: &'a Cell,
-    view: Option<usize>,
-}
-
-impl Serialize for Feature<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut s = serializer.serialize_struct("Feature", 5)?;
-        s.serialize_field("name", self.name)?;
-        s.serialize_field("type", &self.of.to_string())?;
-        s.serialize_field("values", &Values(self.cell))?;
-        s.serialize_field("provenance", &Provenances(self.cell))?;
-        match self.view {
-            Some(view) => s.serialize_field("view", &view)?,
-            None => s.skip_field("view")?,
-        }
-        s.end()
-    }
-}
-
-struct Provenances<'a>(&'a Cell);
-
-impl Serialize for Provenances<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.provenance.iter().map(|p| p.name()))
-    }
-}
-
-/// The values, null where there is none.
-struct Values<'a>(&'a Cell);
-
-impl Serialize for Values<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Cell { column, provenance } = self.0;
-        let mut seq = serializer.serialize_seq(Some(provenance.len()))?;
-        for (i, provenance) in provenance.iter().enumerate() {
-            if provenance.is_absent() {
-                seq.serialize_element(&())?;
-            } else {
-                seq.serialize_element(&At(column, i))?;
-            }
-        }
-        seq.end()
-    }
-}
-
 /// One value of a column. Floats that JSON has no number for are the texts NaN, Infinity and -Infinity; bytes
 /// are base64; timestamps are microseconds since the Unix epoch.
 struct At<'a>(&'a Column, usize);
@@ -262,34 +166,6 @@ fn not_finite(value: f64) -> &'static str {
         "Infinity"
     } else {
         "-Infinity"
-    }
-}
-
-struct Views<'a>(&'a Answer);
-
-impl Serialize for Views<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(serde::Serialize)]
-        struct View<'a> {
-            name: &'a str,
-            version: u32,
-            event_time_us: &'a [i64],
-            age_ms: &'a [u32],
-        }
-        serializer.collect_seq(self.0.plan.reads.iter().zip(&self.0.times).map(|(read, times)| View {
-            name: &read.alias,
-            version: read.view.version,
-            event_time_us: &times.event_time_us,
-            age_ms: &times.age_ms,
-        }))
-    }
-}
-
-struct Texts<'a>(&'a [std::sync::Arc<str>]);
-
-impl Serialize for Texts<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|t| &**t))
     }
 }
 
@@ -337,26 +213,5 @@ pub(crate) fn value_to_json(value: &Value) -> Json {
     match column.push(value) {
         Ok(()) => serde_json::to_value(At(&column, 0)).unwrap_or(Json::Null),
         Err(_) => Json::Null,
-    }
-}
-
-struct BudgetSpent<'a>(&'a Meta);
-
-impl Serialize for BudgetSpent<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Meta { budget, spent, .. } = self.0;
-        let left = budget.left(*spent);
-        let mut s = serializer.serialize_struct("Budget", 10)?;
-        s.serialize_field("granted_us", &(budget.granted().as_micros() as u64))?;
-        s.serialize_field("total_us", &spent.total_us)?;
-        s.serialize_field("plan_us", &spent.plan_us)?;
-        s.serialize_field("fetch_us", &spent.fetch_us)?;
-        s.serialize_field("transform_us", &spent.transform_us)?;
-        s.serialize_field("answer_us", &spent.answer_us)?;
-        s.serialize_field("plan_left_us", &left.plan_us)?;
-        s.serialize_field("fetch_left_us", &left.fetch_us)?;
-        s.serialize_field("transform_left_us", &left.transform_us)?;
-        s.serialize_field("answer_left_us", &left.answer_us)?;
-        s.end()
     }
 }
