@@ -84,7 +84,9 @@ impl App {
         let operators = bind("operators", config.admin).await?;
         let journal = config.journal.as_ref().map(open_journal).transpose()?;
         let clock = config.as_of_us.map_or(Clock::System, |as_of_us| Clock::Fixed { as_of_us });
-        let admission = Admission::new(config.in_flight_max, config.queue_target, tokio::time::Instant::now());
+        let cores = tokio::runtime::Handle::current().metrics().num_workers();
+        let now = tokio::time::Instant::now();
+        let admission = Admission::new(config.in_flight_max, config.queue_target, cores, now);
         let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default(), feast));
 
         let (stop, _) = watch::channel(Stage::Serving);

@@ -56,7 +56,7 @@ pub struct Config {
     pub client_tracking: bool,
     /// Most requests answered at the same time.
     pub in_flight_max: usize,
-    /// How long they may wait for a core before fewer are admitted; `None` = a share of their budgets.
+    /// How long answers may take while cores are full before fewer are admitted; `None` = a share of their budgets.
     pub queue_target: Option<Duration>,
     /// Accepted requests get this long once the gateway is told to stop.
     pub drain: Duration,

@@ -63,15 +63,12 @@ impl Door {
         Self { gate: None, features: None, online: None, routes, metrics, counts: Arc::default(), limits }
     }
 
-    async fn answer(self, entered: Result<Option<Entered>, Refusal>, mut request: Request<Incoming>) -> Response {
-        let _permit = match &self.gate {
-            Some(gate) => {
-                let begun = entered.and_then(|entered| entered.map(|e| gate.begin(e, &mut request)).transpose());
-                match begun {
-                    Ok(permit) => permit,
-                    Err(refusal) => return gate.refused(&refusal, &request),
-                }
-            }
+    async fn answer(self, entered: Option<Entered>, mut request: Request<Incoming>) -> Response {
+        let _permit = match self.gate.as_ref().zip(entered) {
+            Some((gate, entered)) => match gate.begin(entered, &mut request) {
+                Ok(permit) => permit,
+                Err(refusal) => return gate.refused(&refusal, &request),
+            },
             None => None,
         };
         if let Some(refused) = sight::refused(&request, &self.metrics) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Extensions, Method, Request};
 use axum::response::Response;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use weir_domain::Refusal;
 use weir_domain::catalog::Priority;
@@ -58,8 +59,8 @@ pub(crate) struct Entered {
 }
 
 impl Gate {
-    /// Headers were seen.
-    pub(crate) fn enter<B>(&self, request: &Request<B>, from: IpAddr) -> Result<Entered, Refusal> {
+    /// Headers were seen. Says no at once, in the caller's own protocol.
+    pub(crate) fn enter<B>(&self, request: &Request<B>, from: IpAddr) -> Result<Entered, Box<Response>> {
         let at = Instant::now();
         let Some(through) = self.through(request) else { return Ok(Entered { at, permit: None }) };
         let admission = &self.0.admission;
@@ -77,7 +78,8 @@ impl Gate {
                 IpAddr::V6(from) => (Priority::default(), admission.seat(&from.octets())),
             },
         };
-        let permit = admission.enter(Visitor { priority, seat, through }, at)?;
+        let entered = admission.enter(Visitor { priority, seat, through }, at);
+        let permit = entered.map_err(|refusal| Box::new(self.refused(&refusal, request)))?;
         Ok(Entered { at, permit: Some(permit) })
     }
 
@@ -114,12 +116,11 @@ impl Gate {
     }
 }
 
-/// Looks how long a task that is ready to run waits for a core. It ends after one pass through the runtime's queue.
+/// Looks how busy the cores were. A task of its own: it is not the caller's time.
 fn look(admission: Arc<Admission>) {
     tokio::spawn(async move {
-        let ready = Instant::now();
-        tokio::task::yield_now().await;
-        let now = Instant::now();
-        admission.learn(now - ready, now);
+        let runtime = Handle::current().metrics();
+        let busy = (0..runtime.num_workers()).map(|worker| runtime.worker_total_busy_duration(worker)).sum();
+        admission.learn(busy, Instant::now());
     });
 }

@@ -362,10 +362,10 @@ fn facts_of(gateway: &Gateway) -> Vec<Fact> {
         one("admission_limit", "Requests that may be in flight, as learned", Kind::Gauge, admission.limit() as u64),
         one("admission_callers", "Callers with requests in flight", Kind::Gauge, admission.callers() as u64),
         one(
-            "admission_delay_us",
-            "Microseconds that a request waits for a core",
+            "admission_spent_us",
+            "Microseconds that answers in full take by now",
             Kind::Gauge,
-            admission.delay().as_micros() as u64,
+            admission.spent().as_micros() as u64,
         ),
         Fact {
             name: "cache_lookups",

@@ -105,7 +105,7 @@ async fn stages(
 
     let meta = Meta { request_id: RequestId(Uuid::now_v7().as_u128()), budget, spent: watch.total() };
     let bytes = encode(&answer, &meta);
-    record(gateway, meta, bound.keys, answer);
+    record(gateway, arrival.mode, meta, bound.keys, answer);
     plan.needs.finish.took(computed_at.elapsed());
     Ok(bytes)
 }
@@ -136,8 +136,10 @@ async fn fetch(
     snapshot.store.fetch(plan, bound, limits, into).instrument(debug_span!("fetch", reads = plan.reads.len())).await
 }
 
-fn record(gateway: &Gateway, meta: Meta, keys: Vec<weir_domain::Column>, answer: Answer) {
-    gateway.admission.replied(meta.budget.granted(), Duration::from_micros(meta.spent.total_us.into()));
+fn record(gateway: &Gateway, mode: Mode, meta: Meta, keys: Vec<weir_domain::Column>, answer: Answer) {
+    if mode == Mode::Full {
+        gateway.admission.answered(meta.budget.granted(), Duration::from_micros(meta.spent.total_us.into()));
+    }
     gateway.metrics.answered(&answer, &meta);
     if let Some(journal) = &gateway.journal {
         // What it does not keep, it counts.

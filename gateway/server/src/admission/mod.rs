@@ -3,9 +3,10 @@
 //! counted until its future is dropped, so that tasks that wait for a core count too: a hit in the cache never waits for
 //! anything else.
 //!
-//! How many there may be is learned (`limit.rs`) from how long requests wait for a core; who makes room is decided by
-//! priority and by each caller's share (`share.rs`). Nothing waits in front of the limit, and under pressure a request
-//! that has waited for a core for too much of its budget is not begun. Entering and leaving are a few atomic operations.
+//! How many there may be is learned (`limit.rs`) from how busy the cores are and how long answers take; who makes room is
+//! decided by priority and by each caller's share (`share.rs`). Nothing waits in front of the limit, and under pressure a
+//! request that has waited for a core for too much of its budget is not begun. Entering and leaving are a few atomic
+//! operations.
 
 pub(crate) mod degrade;
 mod limit;
@@ -27,18 +28,18 @@ use tally::{Crowd, Tally};
 
 /// What is learned from is looked at this often: a few queues' length, so that what was changed shows.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Share of what requests may spend that they may wait for a core.
-const TARGET_SHARE_PCT: u32 = 20;
-/// However much they may spend: a refusal waits as long as everybody else, and has to come within 5 ms.
-const TARGET_MAX: Duration = Duration::from_millis(3);
-/// Shorter waits are not the queue's but the scheduler's.
-const TARGET_MIN: Duration = Duration::from_micros(200);
+/// Share of what requests may spend that answers may take while the cores are full, in per cent: bytes wait before they
+/// are a request and after they are an answer, which nobody sees from inside.
+const TARGET_SHARE_PCT: u32 = 40;
 /// What requests may spend until the first ones have said.
 const GRANTED: Duration = Duration::from_millis(20);
-/// Replies leave up to this much late by the clocks of a busy machine alone.
-const LATE_BY: Duration = Duration::from_millis(2);
+/// Once the limit was learned, one request is degraded for so many that are answered in full: what is degraded is cheap
+/// and not free, and a gateway that does nothing else has no answers.
+const FULL_PER_DEGRADED: u64 = 32;
+/// So many may be degraded before any is answered in full.
+const DEGRADED_AHEAD: u64 = 16;
 /// So many are answered in full whatever was learned: a gateway with so few is not what a machine is busy with.
-const NEVER_BELOW: usize = 8;
+const NEVER_BELOW: usize = 6;
 /// The learned limit ends here, in per cent of what may be in flight at most: the rest is for those refused last.
 const CEILING_PCT: usize = 66;
 /// Suggested to a caller that was refused for the first time: about what a full house needs to empty.
@@ -125,6 +126,7 @@ impl Crowded {
 #[derive(Debug)]
 pub struct Admission {
     max: usize,
+    ceiling: usize,
     target: Option<Duration>,
     crowd: Crowd,
     shares: Shares,
@@ -133,12 +135,12 @@ pub struct Admission {
     is_pressed: AtomicBool,
     granted_us: AtomicU64,
     retry_us: AtomicU64,
-    delay_us: AtomicU64,
+    spent_us: AtomicU64,
     callers: AtomicUsize,
     // What is learned from.
-    waits: Tally,
-    replies: Tally,
-    late: AtomicU64,
+    granted: Tally,
+    spent: Tally,
+    to_degrade: AtomicU64,
     began: Instant,
     next_look_us: AtomicU64,
     learning: Mutex<Learning>,
@@ -150,15 +152,18 @@ pub struct Admission {
 struct Learning {
     limit: Limit,
     refused: u64,
+    busy: Duration,
+    at: Instant,
 }
 
 impl Admission {
-    /// Admits at most `max` at a time. Without a `target` for how long they may wait for a core, it is a fifth of what
-    /// they may spend, and at most 3 ms.
-    pub fn new(max: usize, target: Option<Duration>, now: Instant) -> Self {
+    /// Admits at most `max` at a time. While the cores are full answers may take `target`, or without one a share of what
+    /// they may spend.
+    pub fn new(max: usize, target: Option<Duration>, cores: usize, now: Instant) -> Self {
         let ceiling = (max * CEILING_PCT).div_ceil(100).max(max.min(LIMIT_MIN));
         Self {
             max,
+            ceiling,
             target,
             crowd: Crowd::default(),
             shares: Shares::new(),
@@ -166,14 +171,19 @@ impl Admission {
             is_pressed: AtomicBool::new(false),
             granted_us: AtomicU64::new(GRANTED.as_micros() as u64),
             retry_us: AtomicU64::new(RETRY_AFTER.as_micros() as u64),
-            delay_us: AtomicU64::new(0),
+            spent_us: AtomicU64::new(0),
             callers: AtomicUsize::new(0),
-            waits: Tally::default(),
-            replies: Tally::default(),
-            late: AtomicU64::new(0),
+            granted: Tally::default(),
+            spent: Tally::default(),
+            to_degrade: AtomicU64::new(DEGRADED_AHEAD * FULL_PER_DEGRADED),
             began: now,
             next_look_us: AtomicU64::new(0),
-            learning: Mutex::new(Learning { limit: Limit::new(ceiling), refused: 0 }),
+            learning: Mutex::new(Learning {
+                limit: Limit::new(ceiling, cores),
+                refused: 0,
+                busy: Duration::ZERO,
+                at: now,
+            }),
             degraded: Default::default(),
             refused: Default::default(),
         }
@@ -204,9 +214,19 @@ impl Admission {
             return Err(self.refuse(visitor, if alone { Crowded::Limit } else { Crowded::Share }));
         }
         if is_beyond(degraded) {
+            let is_native = visitor.through == Through::Weir;
+            if is_native && limit < self.ceiling && !self.may_degrade() {
+                return Err(self.refuse(visitor, Crowded::Limit));
+            }
             permit.mode = Mode::Degraded;
         }
         Ok(permit)
+    }
+
+    /// Takes one of those that may be degraded, if there is one.
+    fn may_degrade(&self) -> bool {
+        let taken = |left: u64| left.checked_sub(FULL_PER_DEGRADED);
+        self.to_degrade.fetch_update(Relaxed, Relaxed, taken).is_ok()
     }
 
     fn refuse(&self, visitor: Visitor, why: Crowded) -> Refusal {
@@ -218,41 +238,49 @@ impl Admission {
         Refusal::Overloaded { retry_after }
     }
 
-    /// A native reply left: what its request might spend, and what it did.
-    pub fn replied(&self, granted: Duration, spent: Duration) {
-        self.replies.add(granted);
-        if spent > granted + LATE_BY {
-            self.late.fetch_add(1, Relaxed);
+    /// An answer in full left: what its request might spend, and what it did.
+    pub fn answered(&self, granted: Duration, spent: Duration) {
+        self.granted.add(granted);
+        self.spent.add(spent);
+        if self.to_degrade.load(Relaxed) < DEGRADED_AHEAD * FULL_PER_DEGRADED {
+            self.to_degrade.fetch_add(1, Relaxed);
         }
     }
 
-    /// Whether it is time to look how long a task waits for a core, and to tell [`learn`](Self::learn). True for one
-    /// caller, and then not before that look has been told and some time has passed.
+    /// Whether it is time to look how busy the cores are, and to tell [`learn`](Self::learn). True for one caller, and then
+    /// not before that look has been told and some time has passed.
     pub fn is_look_due(&self, now: Instant) -> bool {
         let next_us = self.next_look_us.load(Relaxed);
         self.us(now) >= next_us && self.next_look_us.compare_exchange(next_us, u64::MAX, Relaxed, Relaxed).is_ok()
     }
 
-    /// Learns how long a task that was ready to run waited for a core.
-    pub fn learn(&self, waited: Duration, now: Instant) {
+    /// Learns from how long the cores were busy since the process began, all of them together.
+    pub fn learn(&self, busy: Duration, now: Instant) {
         let mut learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
-        let (begun, mean_wait) = self.waits.take();
-        let (replies, granted) = self.replies.take();
-        if replies > 0 {
+        let (answers, spent) = self.spent.take();
+        let (_, granted) = self.granted.take();
+        if answers > 0 {
             self.granted_us.store(granted.as_micros() as u64, Relaxed);
         }
         let granted = Duration::from_micros(self.granted_us.load(Relaxed));
-        let target = self.target.unwrap_or((granted * TARGET_SHARE_PCT / 100).clamp(TARGET_MIN, TARGET_MAX));
-        let is_late = self.target.is_none() && self.late.swap(0, Relaxed) * 2 > replies;
-        learning.limit.learn(Look { delay: waited.max(mean_wait), target, is_late, in_flight: self.in_flight() });
+        let look = Look {
+            since: now.saturating_duration_since(learning.at),
+            busy: busy.saturating_sub(learning.busy),
+            answers,
+            spent: spent * answers as u32,
+            target: self.target.unwrap_or(granted * TARGET_SHARE_PCT / 100),
+            granted: self.target.is_none().then_some(granted),
+        };
+        (learning.at, learning.busy) = (now, busy);
+        learning.limit.learn(look);
         let refused = self.refused.iter().flatten().map(|n| n.load(Relaxed)).sum();
-        let turned_away = (refused - learning.refused) as f64 / begun.max(1) as f64;
+        let turned_away = (refused - learning.refused) as f64 / answers.max(1) as f64;
         learning.refused = refused;
         let retry = RETRY_AFTER.mul_f64(1.0 + turned_away.min(100.0)).min(RETRY_AFTER_MAX);
         self.retry_us.store(retry.as_micros() as u64, Relaxed);
         self.limit.store(learning.limit.get(), Relaxed);
         self.is_pressed.store(learning.limit.is_pressed(), Relaxed);
-        self.delay_us.store(learning.limit.delay().as_micros() as u64, Relaxed);
+        self.spent_us.store(learning.limit.spent().as_micros() as u64, Relaxed);
         self.callers.store(self.shares.divide(learning.limit.get()), Relaxed);
         self.next_look_us.store(self.us(now + LOOK_EVERY), Relaxed);
     }
@@ -276,9 +304,9 @@ impl Admission {
         self.limit.load(Relaxed)
     }
 
-    /// How long requests wait for a core, at the least of a while.
-    pub fn delay(&self) -> Duration {
-        Duration::from_micros(self.delay_us.load(Relaxed))
+    /// How long answers in full take by now.
+    pub fn spent(&self) -> Duration {
+        Duration::from_micros(self.spent_us.load(Relaxed))
     }
 
     /// Callers with requests in flight, when that was looked at.
@@ -312,7 +340,6 @@ impl Permit {
     pub fn begin(&mut self, timeout: impl FnOnce() -> Option<Duration>, now: Instant) -> Result<Mode, Refusal> {
         let Self { admission, visitor, at, mode } = self;
         let waited = now.saturating_duration_since(*at);
-        admission.waits.add(waited);
         if admission.is_pressed.load(Relaxed) && admission.in_flight() > NEVER_BELOW {
             let budget = match visitor.through {
                 Through::Weir => Duration::from_micros(admission.granted_us.load(Relaxed)),

@@ -3,9 +3,31 @@
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
+const TARGET: Duration = Duration::from_millis(4);
 
 fn admission(max: usize) -> Arc<Admission> {
-    Arc::new(Admission::new(max, None, Instant::now()))
+    Arc::new(Admission::new(max, Some(TARGET), 1, Instant::now()))
+}
+
+/// Looks, one after the other: the core was busy for so much of the time, and so many answers took so long each.
+struct Looks<'a> {
+    admission: &'a Admission,
+    busy: Duration,
+    now: Instant,
+    granted: Duration,
+}
+
+impl<'a> Looks<'a> {
+    fn at(admission: &'a Admission) -> Self {
+        Self { admission, busy: Duration::ZERO, now: admission.began, granted: 20 * MS }
+    }
+
+    fn look(&mut self, busy: Duration, answers: usize, spent: Duration) {
+        (0..answers).for_each(|_| self.admission.answered(self.granted, spent));
+        self.busy += busy;
+        self.now += LOOK_EVERY;
+        self.admission.learn(self.busy, self.now);
+    }
 }
 
 fn visitor(admission: &Admission, caller: &str, priority: Priority) -> Visitor {
@@ -21,17 +43,6 @@ fn crowd(admission: &Arc<Admission>, visitor: Visitor) -> (Vec<Permit>, [usize; 
         permits.push(permit);
     }
     (permits, counts)
-}
-
-/// Looks until the limit is near `limit`, with waits as they would be.
-fn press(admission: &Admission, permits: usize, limit: usize) {
-    assert!(permits >= LIMIT_MIN);
-    let mut now = Instant::now();
-    for _ in 0..100 {
-        let waited = if admission.limit() > limit { 6 * MS } else { 2 * MS };
-        now += LOOK_EVERY;
-        admission.learn(waited, now);
-    }
 }
 
 #[test]
@@ -82,8 +93,9 @@ fn a_caller_that_asks_for_little_is_served_in_full_beside_one_that_asks_for_ever
     let quiet = others.find(|quiet| quiet.seat != noisy.seat).expect("many");
     let mut here = vec![admission.enter(quiet, now).unwrap()];
     let (mut noise, _) = crowd(&admission, noisy);
-    for round in 1..50 {
-        admission.learn(Duration::ZERO, now + LOOK_EVERY * round);
+    let mut looks = Looks::at(&admission);
+    for _ in 1..50 {
+        looks.look(MS, 1, MS);
         assert_eq!(admission.callers(), 2);
         // The noisy one takes whatever becomes free, at once.
         noise.truncate(noise.len() - 20);
@@ -106,35 +118,52 @@ fn under_pressure_who_has_waited_for_too_long_is_degraded_then_not_begun() {
     let admission = admission(1_000);
     let native = visitor(&admission, "a", Priority::Normal);
     let at = Instant::now();
-    let enter = || admission.enter(native, at).unwrap();
-    let mut here: Vec<Permit> = (0..20).map(|_| enter()).collect();
+    let through = Through::Feast { budget: 200 * MS };
+    let mut feast = admission.enter(Visitor { through, ..native }, at).unwrap();
+    let mut here: Vec<Permit> = (0..20).map(|_| admission.enter(native, at).unwrap()).collect();
     assert_eq!(here[0].begin(|| None, at + 500 * MS), Ok(Mode::Full), "nobody else waits: late is better than never");
-    (0..3).for_each(|n| admission.learn(30 * MS, at + LOOK_EVERY * n));
+    let mut looks = Looks::at(&admission);
+    (0..20).for_each(|_| looks.look(LOOK_EVERY, 10, 30 * MS));
     assert_eq!(here[1].begin(|| None, at + MS), Ok(Mode::Full));
     assert_eq!(here[2].begin(|| None, at + 6 * MS), Ok(Mode::Degraded));
     assert!(here[3].begin(|| None, at + 11 * MS).is_err());
     assert!(here[4].begin(|| Some(4 * MS), at + 3 * MS).is_err(), "the caller's own time counts");
-    let through = Through::Feast { budget: 200 * MS };
-    let mut feast = admission.enter(Visitor { through, ..native }, at).unwrap();
     assert_eq!(feast.begin(|| None, at + 30 * MS), Ok(Mode::Full));
     assert_eq!(admission.refused(Priority::Normal, Crowded::Wait), 2);
     assert_eq!(admission.degraded(Priority::Normal), 1);
     here.truncate(NEVER_BELOW - 1);
-    assert_eq!(here[5].begin(|| None, at + 500 * MS), Ok(Mode::Full), "so few are not what the cores are busy with");
+    assert_eq!(here[4].begin(|| None, at + 500 * MS), Ok(Mode::Full), "so few are not what the cores are busy with");
 }
 
 #[test]
-fn the_limit_falls_while_requests_wait_and_rises_again_within_a_second() {
+fn the_limit_falls_while_full_cores_answer_late_and_rises_again_within_two_seconds() {
     let admission = admission(2_000);
-    let (permits, _) = crowd(&admission, visitor(&admission, "a", Priority::Normal));
-    press(&admission, permits.len(), 100);
+    let mut looks = Looks::at(&admission);
+    (0..20).for_each(|_| looks.look(LOOK_EVERY, 50, 2 * TARGET));
     assert!(admission.limit() <= 100, "{}", admission.limit());
-    assert!(admission.delay() >= MS);
-    let looks = (1..=100).take_while(|n| {
-        admission.learn(Duration::ZERO, Instant::now() + LOOK_EVERY * *n);
+    assert_eq!(admission.spent(), 2 * TARGET);
+    let rising = (1..=200).take_while(|_| {
+        looks.look(LOOK_EVERY / 2, 50, MS);
         admission.limit() < 1_320
     });
-    assert!(looks.count() < 100);
+    assert!(rising.count() < 200);
+}
+
+#[test]
+fn once_the_limit_was_learned_few_are_degraded_but_for_callers_of_feast() {
+    let admission = admission(1_000);
+    let native = visitor(&admission, "a", Priority::Normal);
+    let mut looks = Looks::at(&admission);
+    (0..20).for_each(|_| looks.look(LOOK_EVERY, 0, MS));
+    assert_eq!(admission.limit(), LIMIT_MIN);
+    let mut here: Vec<Permit> = (0..6).map(|_| admission.enter(native, Instant::now()).unwrap()).collect();
+    let degraded = || (0..100).filter(|_| admission.enter(native, Instant::now()).is_ok()).count();
+    assert_eq!(degraded(), DEGRADED_AHEAD as usize, "one after the other");
+    (0..FULL_PER_DEGRADED).for_each(|_| admission.answered(20 * MS, MS));
+    assert_eq!(degraded(), 1);
+    let feast = Visitor { through: Through::Feast { budget: 200 * MS }, ..native };
+    here.extend((0..5).map(|_| admission.enter(feast, Instant::now()).unwrap()));
+    assert!(here[6..].iter().all(|permit| permit.mode == Mode::Degraded));
 }
 
 #[test]
@@ -163,23 +192,18 @@ fn who_is_refused_together_does_not_come_back_together_and_later_the_more_there_
     assert_eq!(first.len(), 10);
     assert!(first[0] >= RETRY_AFTER / 2 && first[9] <= RETRY_AFTER * 3 / 2);
     here.begin(|| None, Instant::now()).unwrap();
-    admission.learn(Duration::ZERO, Instant::now());
+    Looks::at(&admission).look(MS, 1, MS);
     assert!((0..10).map(|_| refused()).min() >= Some(RETRY_AFTER * 5), "eleven times what there is room for");
 }
 
 #[test]
 fn a_small_budget_makes_a_short_queue() {
-    let admission = admission(1_000);
-    let visitor = visitor(&admission, "a", Priority::Normal);
-    let (_permits, _) = crowd(&admission, visitor);
-    let wait = |budget: Duration| {
-        let before = admission.limit();
-        for _ in 0..3 {
-            admission.replied(budget, MS);
-            admission.learn(MS * 3 / 2, Instant::now());
-        }
-        admission.limit() < before
+    let is_pressed = |granted: Duration| {
+        let admission = Admission::new(1_000, None, 1, Instant::now());
+        let mut looks = Looks { granted, ..Looks::at(&admission) };
+        (0..20).for_each(|_| looks.look(LOOK_EVERY, 50, 3 * MS));
+        admission.is_pressed.load(Relaxed)
     };
-    assert!(!wait(20 * MS));
-    assert!(wait(5 * MS));
+    assert!(!is_pressed(20 * MS));
+    assert!(is_pressed(5 * MS));
 }

@@ -161,12 +161,17 @@ async fn drive(
     let (limits, counts) = (Arc::clone(&door.limits), Arc::clone(&door.counts));
     let pulse = Arc::new(Pulse::default());
     let felt = Arc::clone(&pulse);
-    // Called when headers are seen; what it returns is polled when there is a core for it.
+    // Called when headers are seen; what it returns is polled when there is a core for it. Whoever is refused is so here
+    // and now, and does not take the room of a request.
     let answer = move |request| {
-        let entered = door.gate.as_ref().map(|gate| gate.enter(&request, from)).transpose();
-        let (door, pulse, counts) = (door.clone(), Arc::clone(&felt), Arc::clone(&counts));
+        let entered = door.gate.as_ref().map_or(Ok(None), |gate| gate.enter(&request, from).map(Some));
+        let answering = entered.map(|entered| Box::pin(door.clone().answer(entered, request)));
+        let (pulse, counts) = (Arc::clone(&felt), Arc::clone(&counts));
         async move {
-            let reply = door.answer(entered, request).await;
+            let reply = match answering {
+                Ok(answering) => answering.await,
+                Err(refused) => *refused,
+            };
             Ok::<_, Infallible>(reply.map(|body| Awaited::new(body, pulse, counts)))
         }
     };

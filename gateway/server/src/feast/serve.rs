@@ -154,6 +154,9 @@ pub(crate) async fn online<'c>(
     let mut real = Real::of(&hashes, &lookup);
     real.add(computed.iter().flat_map(|(_, answer)| &answer.cells).flat_map(|cell| &cell.provenance));
     let spent = arrival.at.elapsed();
+    if arrival.mode == Mode::Full {
+        gateway.admission.answered(budget.granted(), spent);
+    }
     gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, spent, &real);
     if gateway.journal.is_some() {
         let computed = computed.as_ref().map(|(_, answer)| answer);
