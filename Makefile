@@ -60,7 +60,7 @@ bench: setup-redis setup-h2load setup-wrk setup-python ## Measure the gateway be
 	$(PYTHON_ENV)/bin/python loadtest/bench --readme loadtest/README.md
 
 bench-feast: setup-redis setup-wrk setup-feast ## Measure the gateway beside Feast's feature server on one Redis
-	cargo build --release --locked -p weir
+	cargo build --release --locked -p weir -p weir-loadtest
 	WEIR=target/release/weir $(FEAST_ENV)/bin/python loadtest/feast/bench_feast.py
 
 scenarios: setup-redis ## Play scenarios A to G and judge them (two quiet cores, six minutes), into loadtest/README.md

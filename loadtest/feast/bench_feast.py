@@ -25,11 +25,13 @@ from datetime import date, timedelta
 from importlib import metadata
 from pathlib import Path
 
+import redis
 from feast import FeatureStore
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+import floors
 from compare import http
 from exchange import Line
 from repo import NOW, Options, Store, build
@@ -153,7 +155,9 @@ class Others:
 
 
 def same_answers(servers, files):
-    """Load tools take any reply for a good one, so each shape's first answer is compared before anything is timed."""
+    """Load tools take any reply for a good one, so each shape's first answer is compared before anything is timed.
+    Returns what the last of the servers said to each."""
+    last = {}
     for shape, file in files.items():
         request = Request("bench", file.read_text().splitlines()[0].encode(), headers=dict(JSON))
         replies = [Line(one.server.address).send(request) for one in servers]
@@ -163,6 +167,8 @@ def same_answers(servers, files):
                 raise SystemExit(
                     f"{one.name} answers {shape} differently ({difference}): {reply.status} {reply.body[:300]}"
                 )
+        last[shape] = replies[-1].body
+    return last
 
 
 def without_cache(folder):
@@ -173,9 +179,9 @@ def without_cache(folder):
 
 
 def bench(work, running, rounds, seconds, shapes, all_callers, has_default):
-    redis = running.redis(work / "redis")
+    store = running.redis(work / "redis")
     running.ready()
-    repo = build(work / "repo", Store(redis.address), Options("bench"), describe, 1)
+    repo = build(work / "repo", Store(store.address), Options("bench"), describe, 1)
     fill(repo.folder)
     started = {
         "weir": running.weir(str(repo.folder), "--config", without_cache(work / "weir")),
@@ -189,11 +195,19 @@ def bench(work, running, rounds, seconds, shapes, all_callers, has_default):
     for shape in shapes:
         files[shape] = work / f"bodies-{shape[0]}x{shape[1]}"
         files[shape].write_text("\n".join(bodies(*shape)) + "\n")
-    same_answers([*(one for name, one in servers.items() if name != "weir"), servers["weir"]], files)
+    replies = same_answers([*(one for name, one in servers.items() if name != "weir"), servers["weir"]], files)
+    bare, alone = {}, {}
+    hashes = floors.text_hash(store, redis.Redis(port=store.port).randomkey())
+    for shape, reply in replies.items():
+        file = work / f"reply-{shape[0]}x{shape[1]}"
+        file.write_bytes(reply)
+        bare[shape] = Measured("bare", running.floor(floors.LOADTEST, file))
+        alone[shape] = floors.Redis(store, *hashes, *shape)
+    running.ready()
     for one in servers.values():
         one.load(CALLERS[0], WARM_UP_S, files[shapes[0]])
     facts = {"memory_mb": [("after some requests", memory(servers))]}
-    others = Others([*servers.values(), Measured("redis", redis)])
+    others = Others([*servers.values(), Measured("redis", store)])
     cases = {}
     for number in range(rounds):
         for shape in shapes:
@@ -203,7 +217,7 @@ def bench(work, running, rounds, seconds, shapes, all_callers, has_default):
                     end="",
                     file=sys.stderr,
                 )
-                for name, one in servers.items():
+                for name, one in (servers | {"bare": bare[shape], "redis": alone[shape]}).items():
                     if name == "feast_default" and callers != DEFAULT_ASKED_BY:
                         continue
                     case = cases.setdefault(f"{shape[0]}x{shape[1]} c={callers}", {})
@@ -302,6 +316,7 @@ def main():
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(report, indent=1))
     print(table(report))
+    print(f"\n{floors.table(report)}")
     facts = report["machine"]
     print(
         f"\n{facts['date']}; {facts['cores']} cores of {facts['cpu']}, Linux {facts['kernel']}; {facts['weir']}, "

@@ -1,0 +1,53 @@
+"""What no server in front of this Redis can pass on this machine: hyper that sends the same bytes without looking anything up,
+and Redis that answers the same commands to its own load tool."""
+
+import csv
+import subprocess
+
+import redis
+
+from servers import REPO
+
+LOADTEST = REPO / "target/release/weir-loadtest"
+# As `gateway/store/src/hash.rs` asks: from this share of a hash's fields on for the whole of it.
+WHOLE_FROM = 0.3
+# A second and a half of one hash at a time.
+COMMANDS = 100_000
+
+
+def text_hash(server, example):
+    """A hash like `example`, but with a name and fields that can be given on a command line. All names are as long."""
+    connection = redis.Redis(port=server.port)
+    values = connection.hgetall(example)
+    names = {field: f"{n:04}" if len(field) == 4 else field.decode() for n, field in enumerate(sorted(values))}
+    connection.hset("floor", mapping={names[field]: value for field, value in values.items()})
+    return [name for name in names.values() if len(name) == 4], next(name for name in names.values() if len(name) != 4)
+
+
+class Redis:
+    """Redis asked by `redis-benchmark` for what a request needs: one hash for each entity, all of them in one piece."""
+
+    def __init__(self, server, fields, time_field, entities, features):
+        self.server, self.entities = server, entities
+        is_whole = features + 1 >= WHOLE_FROM * (len(fields) + 1)
+        self.command = ["HGETALL", "floor"] if is_whole else ["HMGET", "floor", *fields[:features], time_field]
+
+    def load(self, callers, _seconds, _file):
+        options = ["-p", self.server.port, "-c", callers, "-P", self.entities, "-n", COMMANDS, "--csv"]
+        command = [str(part) for part in ["redis-benchmark", *options, *self.command]]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        (row,) = csv.DictReader(line for line in done.stdout.splitlines() if line.startswith('"'))
+        return {"rps": float(row["rps"]) / self.entities}
+
+
+def table(report):
+    """What would be needed for the target, and what there is at most."""
+    lines = ["| entities × features, callers | bare hyper, the same bytes | Redis alone | Feast × target | weir ÷ the lower floor |", "|---|---|---|---|---|"]
+    middle = lambda runs: sorted(run["rps"] for run in runs)[len(runs) // 2]
+    for name, case in report["cases"].items():
+        hyper, alone, weir, feast = (middle(case[who]) for who in ("bare", "redis", "weir", "feast"))
+        target = 30 if name.startswith("100x50") else 40
+        what = name.replace("x", " × ").replace(" c=", ", ")
+        wanted = f"{target * feast:,.0f}" if name.startswith(("1x10 ", "100x50 ")) else "–"
+        lines.append(f"| {what} | {hyper:,.0f} | {alone:,.0f} | {wanted} | {weir / min(hyper, alone):.2f} |")
+    return "\n".join(lines)
