@@ -6,6 +6,7 @@ mod counts;
 mod frames;
 mod pulse;
 mod sight;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

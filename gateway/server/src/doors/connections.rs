@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Door;
 use super::counts::Ending;
 use super::pulse::{Awaited, Felt, Pulse};
+use super::turn::{AtOnce, Outbox, Turns};
 
 /// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
 const STREAMS_MAX: u32 = 256;
@@ -75,7 +76,6 @@ impl Default for Limits {
 
 /// Takes connections until `stop`, then lets those under way end within `drain`.
 pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<Output = ()>, drain: Duration) {
-    let server = Arc::new(server(&door.limits));
     let (leave, leaving) = watch::channel(false);
     let mut open = JoinSet::new();
     let mut stop = pin!(stop);
@@ -93,7 +93,7 @@ pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<O
             }
             Ok((stream, from)) => {
                 is_failing = false;
-                open.spawn(connection(stream, from.ip(), Arc::clone(&server), door.clone(), leaving.clone()));
+                open.spawn(connection(stream, from.ip(), door.clone(), leaving.clone()));
             }
             Err(error) => {
                 // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
@@ -114,8 +114,8 @@ pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<O
     }
 }
 
-fn server(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
+fn server(limits: &Limits, requests: AtOnce) -> auto::Builder<AtOnce> {
+    let mut server = auto::Builder::new(requests);
     server
         .http1()
         .timer(TokioTimer::new())
@@ -134,28 +134,16 @@ fn server(limits: &Limits) -> auto::Builder<TokioExecutor> {
 }
 
 /// The life of a connection.
-async fn connection(
-    stream: TcpStream,
-    from: IpAddr,
-    server: Arc<auto::Builder<TokioExecutor>>,
-    door: Door,
-    leaving: watch::Receiver<bool>,
-) {
+async fn connection(stream: TcpStream, from: IpAddr, door: Door, leaving: watch::Receiver<bool>) {
     let counts = Arc::clone(&door.counts);
     counts.open.fetch_add(1, Ordering::Relaxed);
-    let ending = drive(stream, from, &server, door, leaving).await;
+    let ending = drive(stream, from, door, leaving).await;
     counts.open.fetch_sub(1, Ordering::Relaxed);
     counts.ended(ending);
     tracing::debug!(?ending, "a connection ended");
 }
 
-async fn drive(
-    stream: TcpStream,
-    from: IpAddr,
-    server: &auto::Builder<TokioExecutor>,
-    door: Door,
-    leaving: watch::Receiver<bool>,
-) -> Ending {
+async fn drive(stream: TcpStream, from: IpAddr, door: Door, leaving: watch::Receiver<bool>) -> Ending {
     // Replies are whole messages: waiting for more would only cost the budget.
     let _ = stream.set_nodelay(true);
     let (limits, counts) = (Arc::clone(&door.limits), Arc::clone(&door.counts));
@@ -175,8 +163,11 @@ async fn drive(
             Ok::<_, Infallible>(reply.map(|body| Awaited::new(body, pulse, counts)))
         }
     };
-    let stream = TokioIo::new(Felt::new(stream, Arc::clone(&pulse)));
-    let mut connection = pin!(server.serve_connection(stream, hyper::service::service_fn(answer)));
+    let (read, write) = stream.into_split();
+    let outbox = Outbox::of(write, Arc::clone(&pulse));
+    let stream = TokioIo::new(Felt::new(read, outbox.clone(), Arc::clone(&pulse)));
+    let server = server(&limits, AtOnce(outbox.clone()));
+    let mut connection = Turns::of(server.serve_connection(stream, hyper::service::service_fn(answer)), outbox);
     let ending = tokio::select! {
         biased;
         ended = &mut connection => return Ending::of(ended),
@@ -188,7 +179,7 @@ async fn drive(
         // Whoever is told to go may finish, and so may whom the gateway leaves: `drain` ends that.
         _ => limits.request_max,
     };
-    connection.as_mut().graceful_shutdown();
+    connection.connection().graceful_shutdown();
     let finished = async {
         tokio::select! {
             _ = &mut connection => {}

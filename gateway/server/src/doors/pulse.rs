@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::Notify;
 
 use super::counts::Counts;
 use super::frames::{Frames, PREFACE};
+use super::turn::Outbox;
 
 /// Shared by a connection's stream, its replies and whoever watches it.
 #[derive(Debug, Default)]
@@ -30,6 +31,18 @@ impl Pulse {
     /// Whether enough was heard to know which protocol is spoken; until then no timeout of either applies.
     pub(super) fn is_known(&self) -> bool {
         self.heard.load(Ordering::Relaxed) >= PREFACE.len()
+    }
+
+    /// Something is ready for the caller to take: where that was counted.
+    pub(super) fn unread(&self) -> usize {
+        let slot = self.round.load(Ordering::Relaxed) % 2;
+        self.unread[slot].fetch_add(1, Ordering::Relaxed);
+        slot
+    }
+
+    /// It was taken.
+    pub(super) fn taken(&self, slot: usize) {
+        self.unread[slot].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Resolves when the caller floods, else never.
@@ -50,15 +63,16 @@ impl Pulse {
 
 /// The stream of a connection.
 pub(super) struct Felt {
-    stream: TcpStream,
+    stream: OwnedReadHalf,
+    outbox: Outbox,
     pulse: Arc<Pulse>,
     frames: Frames,
     is_flood: bool,
 }
 
 impl Felt {
-    pub(super) fn new(stream: TcpStream, pulse: Arc<Pulse>) -> Self {
-        Self { stream, pulse, frames: Frames::new(), is_flood: false }
+    pub(super) fn new(stream: OwnedReadHalf, outbox: Outbox, pulse: Arc<Pulse>) -> Self {
+        Self { stream, outbox, pulse, frames: Frames::new(), is_flood: false }
     }
 }
 
@@ -81,28 +95,29 @@ impl AsyncRead for Felt {
 }
 
 impl AsyncWrite for Felt {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.outbox.poll_write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        self.outbox.poll_write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// Everything is sent when the turn ends.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outbox.poll_shutdown(cx)
     }
 }
 
@@ -119,8 +134,7 @@ impl Awaited {
     }
 
     fn unread(&self, bytes: Bytes) -> Bytes {
-        let slot = self.pulse.round.load(Ordering::Relaxed) % 2;
-        self.pulse.unread[slot].fetch_add(1, Ordering::Relaxed);
+        let slot = self.pulse.unread();
         self.counts.unread_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
         Bytes::from_owner(Unread { bytes, slot, pulse: Arc::clone(&self.pulse), counts: Arc::clone(&self.counts) })
     }
@@ -163,7 +177,7 @@ impl AsRef<[u8]> for Unread {
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.pulse.unread[self.slot].fetch_sub(1, Ordering::Relaxed);
+        self.pulse.taken(self.slot);
         self.counts.unread_bytes.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
