@@ -14,8 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use tokio::time::Instant;
+use weir_domain::Provenance;
 
-use crate::front::Front;
+use crate::decode::Line;
+use crate::front::{Copied, Front, Near, Place};
 use crate::row::Row;
 use crate::shape::Shape;
 use crate::tracking::Tracking;
@@ -106,18 +108,9 @@ enum Standing {
 }
 
 impl Standing {
-    /// What was read until `unheard` may have changed.
-    fn of(
-        has_row: bool,
-        shape: &Shape,
-        max_stale: Option<Duration>,
-        now: Instant,
-        read_at: Instant,
-        unheard: Option<Instant>,
-    ) -> Self {
-        let is_heard = unheard.is_none_or(|until| read_at > until);
+    /// Unless everything that was written since is heard of, a row may have changed.
+    fn of(has_row: bool, shape: &Shape, max_stale: Option<Duration>, age: Duration, is_heard: bool) -> Self {
         let limits = shape.limits();
-        let age = now.saturating_duration_since(read_at);
         if max_stale.is_some_and(|max| age > max) {
             return Self::Nothing;
         }
@@ -136,6 +129,8 @@ pub(crate) struct Cache {
     entries: moka::sync::Cache<Bytes, Entry, DefaultHashBuilder>,
     front: Front,
     hasher: DefaultHashBuilder,
+    /// There is no room for anything.
+    is_none: bool,
     /// What is heard of writes; without it rows are fresh for as long as their view says.
     tracking: Option<Arc<Tracking>>,
 }
@@ -148,54 +143,19 @@ impl Cache {
         };
         let builder = moka::sync::Cache::builder().max_capacity(settings.capacity_bytes).weigher(weigh);
         let front = Front::new(settings.capacity_bytes);
-        Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher, tracking }
+        let is_none = settings.capacity_bytes == 0;
+        Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher, is_none, tracking }
     }
 
-    /// What is known about all that is wanted; nothing older than `max_stale` counts.
-    pub(crate) fn look_all(&self, wanted: &Wanted, max_stale: Option<Duration>, now: Instant) -> Vec<Look> {
-        let mut looks = Vec::with_capacity(wanted.len());
-        // Copies first, all of them in one go: what waits for memory then waits together.
-        let mut rows = Vec::new();
-        let unheard = self.unheard();
-        let copies: Vec<_> = match self.front.near(now) {
-            Some(near) => {
-                let copy = |entity| {
-                    let shape = wanted.shape(entity);
-                    if shape.limits().is_never() {
-                        return None;
-                    }
-                    let copy = near.find(wanted.hash(entity), wanted.key(entity))?;
-                    let read_at = copy.read.at();
-                    let standing = Standing::of(copy.row.is_some(), shape, max_stale, now, read_at, unheard);
-                    let from = rows.len();
-                    rows.extend_from_slice(copy.row.unwrap_or_default());
-                    let read = matches!(standing, Standing::Aging | Standing::Old).then(|| copy.read.clone());
-                    Some((standing, from..rows.len(), read_at, read))
-                };
-                (0..wanted.len()).map(copy).collect()
-            }
-            None => vec![None; wanted.len()],
-        };
-        let rows = Bytes::from(rows);
-        for (entity, copy) in copies.into_iter().enumerate() {
-            let shape = wanted.shape(entity);
-            looks.push(match copy {
-                Some((Standing::Nothing, ..)) => Look::Nothing,
-                Some((Standing::Negative, ..)) => Look::Negative,
-                Some((standing, at, read_at, read)) => {
-                    let row = rows.slice(at);
-                    let entry = || read.map(|read| Entry { row: Some(row.clone()), read });
-                    look_at(row.clone(), standing, shape, now, read_at, entry)
-                }
-                None => self.look(wanted.key(entity), shape, max_stale, now),
-            });
-        }
-        looks
+    /// What can be answered at once, for as long as nothing is waited for.
+    pub(crate) fn at_hand(&self, max_stale: Option<Duration>, now: Instant) -> Option<AtHand<'_>> {
+        let unheard_for = self.unheard().map(|until| now.saturating_duration_since(until));
+        Some(AtHand { cache: self, near: self.front.near(now)?, max_stale, now, unheard_for })
     }
 
     /// What the cache itself knows about `key`, whose rows have this shape.
     pub(crate) fn look(&self, key: &[u8], shape: &Shape, max_stale: Option<Duration>, now: Instant) -> Look {
-        if shape.limits().is_never() {
+        if shape.limits().is_never() || self.is_none {
             return Look::Nothing;
         }
         let hash = self.hasher.hash_one(key);
@@ -206,34 +166,45 @@ impl Cache {
             near.put(hash, key, &entry, stamp);
         }
         let read_at = entry.read_at();
-        let standing = Standing::of(entry.row.is_some(), shape, max_stale, now, read_at, self.unheard());
+        let is_heard = self.unheard().is_none_or(|until| read_at > until);
+        let age = now.saturating_duration_since(read_at);
+        let standing = Standing::of(entry.row.is_some(), shape, max_stale, age, is_heard);
         match (standing, entry.row.clone()) {
             (Standing::Negative, _) => Look::Negative,
             (Standing::Nothing, _) | (_, None) => Look::Nothing,
-            (standing, Some(row)) => look_at(row, standing, shape, now, read_at, || Some(entry)),
+            (standing, Some(row)) => {
+                // One kept under another schema of the same view, before the catalog changed, is of no use any more.
+                let Ok(row) = shape.parse(row) else { return Look::Nothing };
+                match standing {
+                    Standing::Fresh => Look::Fresh(row, age),
+                    Standing::Aging => Look::Aging(row, entry),
+                    _ => Look::Old(row, entry),
+                }
+            }
         }
     }
 
-    /// Keeps what the store said. The caller has checked that a row has the shape.
-    pub(crate) fn keep(&self, key: &Bytes, shape: &Shape, entry: Entry) {
+    /// Keeps what the store said, in copies of its own: what they were read in is larger. The caller has checked that a
+    /// row has the shape.
+    pub(crate) fn keep(&self, key: &[u8], shape: &Shape, row: Option<&[u8]>, read_at: Instant) {
         let limits = shape.limits();
-        if limits.is_never() {
+        if limits.is_never() || self.is_none {
             return;
         }
-        let is_worth_it = match entry.row {
+        let is_worth_it = match row {
             Some(_) => !(limits.fresh_for.is_zero() && limits.stale_for.is_zero()),
             None => !limits.negative_for.is_zero(),
         };
-        let read_at = entry.read_at();
         if is_worth_it {
             self.expect_writes(key, shape);
-            self.entries.insert(key.clone(), entry);
+            let entry = Entry::new(row.map(Bytes::copy_from_slice), read_at);
+            self.entries.insert(Bytes::copy_from_slice(key), entry);
         } else {
             // What was known before is no longer what the store says.
             self.entries.invalidate(key);
         }
         self.forget_if_written(key, shape, read_at);
-        self.front.forget(self.hasher.hash_one(&key[..]));
+        self.front.forget(self.hasher.hash_one(key));
     }
 
     /// The store was asked about what is known, and this is what it said. If it is the same, the row is as new as that
@@ -242,6 +213,7 @@ impl Cache {
         self.expect_writes(key, shape);
         let is_same = known.said_again(row, read_at);
         if is_same {
+            self.front.forget(self.hasher.hash_one(&key[..]));
             self.forget_if_written(key, shape, read_at);
         }
         is_same
@@ -271,9 +243,10 @@ impl Cache {
         was_there
     }
 
-    /// Forgets all rows; copies of them live on for a blink.
+    /// Forgets all rows.
     pub(crate) fn forget_all(&self) {
         self.entries.invalidate_all();
+        self.front.forget_all();
     }
 
     /// Bytes held, as weighed; moka updates it now and then.
@@ -287,25 +260,73 @@ impl Cache {
     }
 }
 
-/// A row that is fresh, ages or is old. One kept under another schema of the same view, before the catalog changed, is of no
-/// use any more.
-fn look_at(
-    row: Bytes,
-    standing: Standing,
-    shape: &Shape,
+/// Copies of what the cache knows, and what it knows itself.
+pub(crate) struct AtHand<'a> {
+    cache: &'a Cache,
+    near: Near<'a>,
+    max_stale: Option<Duration>,
     now: Instant,
-    read_at: Instant,
-    entry: impl FnOnce() -> Option<Entry>,
-) -> Look {
-    let Ok(row) = shape.parse(row) else { return Look::Nothing };
-    if standing == Standing::Fresh {
-        return Look::Fresh(row, now.saturating_duration_since(read_at));
+    /// Since when everything that was written is heard of.
+    unheard_for: Option<Duration>,
+}
+
+/// An entry of which there was no copy.
+pub(crate) struct Uncopied {
+    entry: Entry,
+    /// Of the copy that may be made of it.
+    stamp: u32,
+}
+
+impl AtHand<'_> {
+    /// Where copies of all entities may be.
+    pub(crate) fn locate(&self, wanted: &Wanted) -> Vec<Option<Place>> {
+        (0..wanted.len()).map(|entity| self.near.locate(wanted.hash(entity))).collect()
     }
-    match entry() {
-        Some(entry) if standing == Standing::Aging => Look::Aging(row, entry),
-        Some(entry) => Look::Old(row, entry),
-        None => Look::Nothing,
+
+    /// What may be served of an entity without asking the store, if a copy of it is at hand.
+    pub(crate) fn find(&self, wanted: &Wanted, entity: usize, place: Option<Place>) -> Option<Line<'_>> {
+        let Copied { row, age } = self.near.read(place?, wanted.key(entity))?;
+        self.line(wanted.shape(entity), row, age)
     }
+
+    /// The same if the cache itself has it.
+    pub(crate) fn ask(&self, wanted: &Wanted, entity: usize) -> Option<Uncopied> {
+        if wanted.shape(entity).limits().is_never() {
+            return None;
+        }
+        let stamp = self.near.stamp(wanted.hash(entity));
+        let entry = self.cache.entries.get(wanted.key(entity))?;
+        let uncopied = Uncopied { entry, stamp };
+        self.line_of(wanted, entity, &uncopied).is_some().then_some(uncopied)
+    }
+
+    pub(crate) fn line_of<'e>(&self, wanted: &Wanted, entity: usize, of: &'e Uncopied) -> Option<Line<'e>> {
+        let age = self.now.saturating_duration_since(of.entry.read_at());
+        self.line(wanted.shape(entity), of.entry.row.as_deref(), age)
+    }
+
+    /// Makes a copy.
+    pub(crate) fn copy(&mut self, wanted: &Wanted, entity: usize, of: &Uncopied) {
+        self.near.put(wanted.hash(entity), wanted.key(entity), &of.entry, of.stamp);
+    }
+
+    /// Only what is fresh: what has to be read again, or is of no use, is not for here.
+    fn line<'r>(&self, shape: &Shape, row: Option<&'r [u8]>, age: Duration) -> Option<Line<'r>> {
+        let is_heard = self.unheard_for.is_none_or(|since| age < since);
+        match (Standing::of(row.is_some(), shape, self.max_stale, age, is_heard), row) {
+            (Standing::Negative, None) => Some(Line::hole(Provenance::Missing)),
+            (Standing::Fresh, Some(row)) => {
+                let event_time_us = shape.check(row).ok()?;
+                Some(Line { row, provenance: Provenance::Cache, event_time_us, age_ms: millis(age) })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// As replies and the journal say it.
+pub(crate) fn millis(age: Duration) -> u32 {
+    u32::try_from(age.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// What is left of `max_stale` and `stale_for` now: whether a row read at `read_at` may still be served.
@@ -320,7 +341,7 @@ mod tests {
     use crate::row::{pack_rows, tests::view_of};
     use tokio::time::advance;
     use weir_domain::catalog::{Freshness, View};
-    use weir_domain::{Cell, Column, FeatureType, Kind, Provenance};
+    use weir_domain::{Cell, Column, FeatureType, Kind};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -355,7 +376,7 @@ mod tests {
     }
 
     fn keep(cache: &Cache, view: &View, row: Option<Bytes>) {
-        cache.keep(&Bytes::from_static(b"k"), &packed(view), Entry::new(row, Instant::now()));
+        cache.keep(b"k", &packed(view), row.as_deref(), Instant::now());
     }
 
     fn empty() -> Cache {
@@ -444,8 +465,7 @@ mod tests {
         let (cache, view) =
             (Cache::new(CacheSettings { capacity_bytes: 100_000 }, DefaultHashBuilder::default(), None), view());
         for i in 0..5_000u32 {
-            let entry = Entry::new(Some(vec![0; 1_000].into()), Instant::now());
-            cache.keep(&Bytes::copy_from_slice(&i.to_le_bytes()), &packed(&view), entry);
+            cache.keep(&i.to_le_bytes(), &packed(&view), Some(&[0; 1_000]), Instant::now());
         }
         cache.entries.run_pending_tasks();
         assert!(cache.bytes() <= 100_000 && cache.entries() > 10, "{} bytes", cache.bytes());

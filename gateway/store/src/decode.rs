@@ -19,15 +19,32 @@ pub(crate) enum Found {
     Hole(Provenance),
 }
 
+/// The same, as columns are made from it: wherever the row lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Line<'a> {
+    /// As it is stored; empty where there is none.
+    pub(crate) row: &'a [u8],
+    /// Where it comes from, or why there is none.
+    pub(crate) provenance: Provenance,
+    pub(crate) event_time_us: i64,
+    pub(crate) age_ms: u32,
+}
+
+impl Line<'_> {
+    pub(crate) fn hole(provenance: Provenance) -> Self {
+        Self { row: &[], provenance, event_time_us: 0, age_ms: 0 }
+    }
+}
+
 /// Fills the slots and the times of every read of the plan.
-pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Found], now_us: i64, into: &mut Gathered) {
+pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Line<'_>], now_us: i64, into: &mut Gathered) {
     into.cells.resize(into.cells.len().max(plan.slots), None);
     into.times.resize(into.times.len().max(plan.reads.len()), Times::default());
     for (index, read) in plan.reads.iter().enumerate() {
         let entities = &wanted.rows[index];
         let ttl_us = read.view.ttl.map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
         let oldest_us = ttl_us.map_or(i64::MIN, |ttl| now_us.saturating_sub(ttl));
-        let lines = Lines::of(entities.iter().map(|&e| &found[e as usize]), oldest_us);
+        let lines = Lines::of(entities.iter().map(|&e| found[e as usize]), oldest_us);
         into.times[index] = times(entities, found);
         if read.hash.is_some() {
             for (place, feature) in read.features.iter().enumerate() {
@@ -46,10 +63,11 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Found], now_us: i64, i
 /// fields of the same entities. Rows that happened before `oldest_us` are EXPIRED.
 pub fn fill_hashes(plan: &Plan, read: usize, rows: &[u32], found: &[HashFound], oldest_us: i64, into: &mut Gathered) {
     let found: Vec<Found> = found.iter().map(Found::of).collect();
+    let found: Vec<Line<'_>> = found.iter().map(Found::line).collect();
     into.cells.resize(into.cells.len().max(plan.slots), None);
     into.times.resize(into.times.len().max(plan.reads.len()), Times::default());
     let Some(of) = plan.reads.get(read) else { return };
-    let lines = Lines::of(rows.iter().map(|&e| &found[e as usize]), oldest_us);
+    let lines = Lines::of(rows.iter().map(|&e| found[e as usize]), oldest_us);
     into.times[read] = times(rows, &found);
     for (place, feature) in of.features.iter().enumerate() {
         into.cells[feature.slot] = Some(decode_hash::cell(&lines, of.view.features[feature.index].of, place));
@@ -57,6 +75,16 @@ pub fn fill_hashes(plan: &Plan, read: usize, rows: &[u32], found: &[HashFound], 
 }
 
 impl Found {
+    pub(crate) fn line(&self) -> Line<'_> {
+        match self {
+            Self::Row { row, provenance, age_ms } => {
+                let (event_time_us, provenance, age_ms) = (row.event_time_us(), *provenance, *age_ms);
+                Line { row: row.bytes(), provenance, event_time_us, age_ms }
+            }
+            Self::Hole(provenance) => Line::hole(*provenance),
+        }
+    }
+
     fn of(hash: &HashFound) -> Self {
         match hash {
             HashFound::Row { row, provenance, age_ms } => {
@@ -78,24 +106,19 @@ pub(crate) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    pub(crate) fn of(found: impl ExactSizeIterator<Item = &'a Found>, oldest_us: i64) -> Self {
-        let line = |found: &'a Found| -> (&'a [u8], Provenance) {
-            match found {
-                Found::Row { row, .. } if row.event_time_us() < oldest_us => (&[], Provenance::Expired),
-                Found::Row { row, provenance, .. } => (row.bytes(), *provenance),
-                Found::Hole(provenance) => (&[], *provenance),
-            }
+    pub(crate) fn of(found: impl ExactSizeIterator<Item = Line<'a>>, oldest_us: i64) -> Self {
+        let line = |line: Line<'a>| match line.row {
+            [] => (line.row, line.provenance),
+            _ if line.event_time_us < oldest_us => (Default::default(), Provenance::Expired),
+            row => (row, line.provenance),
         };
         let (rows, provenance) = found.map(line).unzip();
         Self { rows, provenance }
     }
 }
 
-fn times(entities: &[u32], found: &[Found]) -> Times {
-    let of = |&entity: &u32| match &found[entity as usize] {
-        Found::Row { row, age_ms, .. } => (row.event_time_us(), *age_ms),
-        Found::Hole(_) => (0, 0),
-    };
+fn times(entities: &[u32], found: &[Line<'_>]) -> Times {
+    let of = |&entity: &u32| (found[entity as usize].event_time_us, found[entity as usize].age_ms);
     let (event_time_us, age_ms) = entities.iter().map(of).unzip();
     Times { event_time_us, age_ms }
 }
@@ -321,7 +344,7 @@ mod tests {
                 Err(_) => Found::Hole(Provenance::Invalid),
             })
             .collect();
-        let lines = Lines::of(found.iter(), i64::MIN);
+        let lines = Lines::of(found.iter().map(Found::line), i64::MIN);
         let layout = Layout::of(view);
         let feature = |index| cell(&lines, layout, view, &ReadFeature { index, slot: 0 });
         (0..view.features.len()).map(feature).collect()

@@ -275,7 +275,7 @@ mod tests {
                 Found::Row { row: Row::unchecked(row.into(), 5_000_000), provenance: Store, age_ms: 0 }
             })
             .collect();
-        cell(&Lines::of(found.iter(), i64::MIN), of, 1)
+        cell(&Lines::of(found.iter().map(Found::line), i64::MIN), of, 1)
     }
 
     /// Seconds that are a time in microseconds.
@@ -380,7 +380,7 @@ mod tests {
         fn a_row_from_anywhere_never_panics(bytes in vec(any::<u8>(), 0..80)) {
             let found = [Found::Row { row: Row::unchecked(bytes.into(), 0), provenance: Store, age_ms: 0 }];
             for (of, place) in every_type().into_iter().zip([0, 1, 7].into_iter().cycle()) {
-                let _ = cell(&Lines::of(found.iter(), i64::MIN), of, place).column.value(0);
+                let _ = cell(&Lines::of(found.iter().map(Found::line), i64::MIN), of, place).column.value(0);
             }
         }
     }
@@ -407,7 +407,9 @@ mod tests {
         let row = HashRow::pack(Some(&[8, 5]), &[Some(b"\x20\x07")]).expect("a row");
         let row = Row::unchecked(row.into(), 5_000_000);
         let found = [Found::Hole(Provenance::Late), Found::Row { row, provenance: Store, age_ms: 0 }];
-        let of = |oldest_us| cell(&Lines::of(found.iter(), oldest_us), FeatureType::One(Kind::I64), 0).provenance;
+        let of = |oldest_us| {
+            cell(&Lines::of(found.iter().map(Found::line), oldest_us), FeatureType::One(Kind::I64), 0).provenance
+        };
         assert_eq!(of(5_000_000), [Provenance::Late, Store]);
         assert_eq!(of(5_000_001), [Provenance::Late, Expired]);
     }

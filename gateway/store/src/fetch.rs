@@ -2,6 +2,7 @@
 //! what is fresh in the cache, reads the rest from the store in one batch, and when that takes too long serves what
 //! is stale, or says what is missing and why.
 
+mod known;
 mod revalidate;
 
 use std::pin::Pin;
@@ -19,7 +20,7 @@ use weir_domain::plan::{Bound, Plan};
 use weir_domain::{Gathered, Provenance};
 
 use crate::alarm::timeout_at;
-use crate::cache::{Cache, Entry, Look, may_serve_stale};
+use crate::cache::{Cache, Entry, Look, may_serve_stale, millis};
 use crate::decode::{self, Found};
 use crate::flight::{Answer, Boarding, Boards, Flights, Leader, Seat};
 use crate::hash;
@@ -106,6 +107,9 @@ impl Store {
     /// May be dropped at any moment: a read it began goes on and fills the cache.
     pub async fn fetch(&self, plan: &Plan, bound: &Bound, limits: Limits, into: &mut Gathered) -> bool {
         let wanted = Wanted::of(plan, bound, &self.shared.namespace, &self.shared.hasher);
+        if self.shared.fill_at_hand(plan, &wanted, limits, into) {
+            return false;
+        }
         let (mut found, was_cut) = match &self.shared.backend {
             Backend::Embedded(embedded) => (self.shared.memory_rows(embedded, &wanted), false),
             Backend::Redis(redis) => self.shared.through_cache(redis, &wanted, limits).await,
@@ -113,7 +117,8 @@ impl Store {
         if wanted.has_nobody {
             found.push(Found::Hole(Provenance::Missing));
         }
-        decode::fill(plan, &wanted, &found, limits.now_us, into);
+        let lines: Vec<_> = found.iter().map(Found::line).collect();
+        decode::fill(plan, &wanted, &lines, limits.now_us, into);
         was_cut
     }
 
@@ -232,41 +237,6 @@ impl Shared {
         (found, was_cut)
     }
 
-    /// Asks the cache for everything that is wanted: what is found, what the store is to be asked for, and what it is to
-    /// be asked for in the background.
-    fn look(&self, wanted: &Wanted, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>, Vec<Ask>) {
-        let mut found = Vec::with_capacity(wanted.len());
-        let (mut asks, mut aging) = (Vec::new(), Vec::new());
-        let mut negatives = 0;
-        for (entity, look) in self.cache.look_all(wanted, limits.max_stale, now).into_iter().enumerate() {
-            found.push(match look {
-                Look::Fresh(row, age) => Found::Row { row, provenance: Provenance::Cache, age_ms: millis(age) },
-                Look::Negative => {
-                    negatives += 1;
-                    Found::Hole(Provenance::Missing)
-                }
-                Look::Aging(row, entry) => {
-                    let age_ms = millis(now.saturating_duration_since(entry.read_at()));
-                    aging.push(Ask { entity, old: Some((row.clone(), entry)) });
-                    Found::Row { row, provenance: Provenance::Stale, age_ms }
-                }
-                Look::Old(row, entry) => {
-                    asks.push(Ask { entity, old: Some((row, entry)) });
-                    Found::Hole(Provenance::Late)
-                }
-                Look::Nothing => {
-                    asks.push(Ask { entity, old: None });
-                    Found::Hole(Provenance::Late)
-                }
-            });
-        }
-        self.counters.cache_hits.add(wanted.len() - asks.len() - aging.len() - negatives);
-        self.counters.cache_stale.add(aging.len());
-        self.counters.cache_negatives.add(negatives);
-        self.counters.cache_misses.add(asks.len());
-        (found, asks, aging)
-    }
-
     /// Finds a read for every ask, starting those that nobody does yet, one per node; or why none is started.
     fn board(
         self: &Arc<Self>,
@@ -286,7 +256,7 @@ impl Shared {
         }
         let permit = self.reads.clone().try_acquire_owned().ok();
         let boards = if permit.is_some() { Boards::Leading } else { Boards::Joining };
-        let keys = asks.iter().map(|ask| wanted.key(ask.entity));
+        let keys = keys(wanted, asks);
         let node_of = |place: usize| redis.node_of(stored_key(wanted, asks[place].entity));
         let Boarding { seats, leaders } = self.flights.board(keys, boards, node_of);
         if seats.iter().any(Option::is_none) {
@@ -440,17 +410,17 @@ impl Errand {
             let (key, shape) = (&keys[index], &self.shapes[index]);
             match &answer {
                 // Bytes that are no row of this shape are not kept: the next request looks again.
-                Answer::Row(bytes) if shape.parse(bytes.clone()).is_err() => {}
+                Answer::Row(bytes) if shape.check(bytes).is_err() => {}
                 Answer::Row(bytes) => {
                     let known = self.known[index].as_ref();
                     if !known.is_some_and(|known| shared.cache.renew(key, shape, known, bytes, read_at)) {
-                        shared.cache.keep(key, shape, Entry::new(Some(bytes.clone()), read_at));
+                        shared.cache.keep(key, shape, Some(bytes), read_at);
                     }
                     if is_late {
                         shared.counters.late_fills.add(1);
                     }
                 }
-                Answer::Nothing => shared.cache.keep(key, shape, Entry::new(None, read_at)),
+                Answer::Nothing => shared.cache.keep(key, shape, None, read_at),
                 Answer::Failed(_) => {}
             }
             answers[index] = Some(answer);
@@ -458,6 +428,14 @@ impl Errand {
         let failed = || Answer::Failed(Trouble::Other);
         self.leader.land(answers.into_iter().map(|answer| answer.unwrap_or_else(failed)).collect());
     }
+}
+
+/// What flights know the asks by. The keys lie in one piece: none of them outlives its flight.
+fn keys(wanted: &Wanted, asks: &[Ask]) -> impl Iterator<Item = (u64, Bytes)> {
+    let mut all = Vec::with_capacity(asks.iter().map(|ask| wanted.key(ask.entity).len()).sum());
+    asks.iter().for_each(|ask| all.extend_from_slice(wanted.key(ask.entity)));
+    let mut all = Bytes::from(all);
+    asks.iter().map(move |ask| (wanted.hash(ask.entity), all.split_to(wanted.key(ask.entity).len())))
 }
 
 /// Under which key Redis has an entity's row.
@@ -489,8 +467,4 @@ async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape], waits: &Waits) ->
         Shape::Hash(_) => hashed.next(),
     };
     shapes.iter().map(answer).map(|answer| answer.unwrap_or(Answer::Failed(Trouble::Other))).collect()
-}
-
-fn millis(age: Duration) -> u32 {
-    u32::try_from(age.as_millis()).unwrap_or(u32::MAX)
 }

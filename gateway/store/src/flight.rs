@@ -2,11 +2,12 @@
 //! most one read per key (one more for each write to it that was heard of meanwhile), and a read that ends in any way,
 //! a panic included, frees its keys and tells everyone who waits.
 
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use hashbrown::{DefaultHashBuilder, HashMap};
+use hashbrown::{DefaultHashBuilder, HashTable};
 use tokio::sync::Notify;
 
 use crate::Trouble;
@@ -24,8 +25,16 @@ pub(crate) enum Answer {
 
 /// All reads under way.
 pub(crate) struct Flights {
-    seats: Mutex<HashMap<Bytes, Seat, DefaultHashBuilder>>,
+    seats: Mutex<HashTable<Taken>>,
+    hasher: DefaultHashBuilder,
     landings: AtomicU64,
+}
+
+/// The seat that is taken for a key.
+struct Taken {
+    hash: u64,
+    key: Bytes,
+    seat: Seat,
 }
 
 /// One batch on its way to the store and back.
@@ -59,7 +68,7 @@ pub(crate) enum Boards {
 
 impl Flights {
     pub(crate) fn new(hasher: DefaultHashBuilder) -> Self {
-        Self { seats: Mutex::new(HashMap::with_hasher(hasher)), landings: AtomicU64::new(0) }
+        Self { seats: Mutex::default(), hasher, landings: AtomicU64::new(0) }
     }
 
     /// Changes whenever a flight has landed: equal before a look into the cache and after boarding, no row
@@ -68,19 +77,19 @@ impl Flights {
         self.landings.load(SeqCst)
     }
 
-    /// Finds a seat for each of these distinct keys. Those at places to which `node_of` gives the same number share a
-    /// flight.
-    pub(crate) fn board<'k>(
+    /// Finds a seat for each of these distinct keys, with their hashes. Those at places to which `node_of` gives the same
+    /// number share a flight.
+    pub(crate) fn board(
         self: &Arc<Self>,
-        keys: impl Iterator<Item = &'k [u8]>,
+        keys: impl Iterator<Item = (u64, Bytes)>,
         how: Boards,
         node_of: impl Fn(usize) -> usize,
     ) -> Boarding {
-        let mut led: Vec<(usize, Arc<Flight>, Vec<Bytes>)> = Vec::new();
+        let mut led: Vec<(usize, Leader)> = Vec::new();
         let mut table = self.seats();
-        let seat = |(place, key): (usize, &[u8])| {
-            if let Some(seat) = table.get(key) {
-                return Some(seat.clone());
+        let seat = |(place, (hash, key)): (usize, (u64, Bytes))| {
+            if let Some(taken) = table.find(hash, |taken| taken.key == key) {
+                return Some(taken.seat.clone());
             }
             if how == Boards::Joining {
                 return None;
@@ -88,29 +97,33 @@ impl Flights {
             let node = node_of(place);
             let known = led.iter().position(|(of, ..)| *of == node);
             let at = known.unwrap_or_else(|| {
-                led.push((node, Arc::new(Flight { answers: OnceLock::new(), landed: Notify::new() }), Vec::new()));
+                let flight = Arc::new(Flight { answers: OnceLock::new(), landed: Notify::new() });
+                led.push((node, Leader { flights: self.clone(), flight, keys: Vec::new(), hashes: Vec::new() }));
                 led.len() - 1
             });
-            let (_, flight, keys) = &mut led[at];
-            let (key, seat) = (Bytes::copy_from_slice(key), Seat { flight: flight.clone(), index: keys.len() });
-            table.insert(key.clone(), seat.clone());
-            keys.push(key);
+            let (_, leader) = &mut led[at];
+            let seat = Seat { flight: leader.flight.clone(), index: leader.keys.len() };
+            table.insert_unique(hash, Taken { hash, key: key.clone(), seat: seat.clone() }, |taken| taken.hash);
+            leader.keys.push(key);
+            leader.hashes.push(hash);
             Some(seat)
         };
         let seats = keys.enumerate().map(seat).collect();
         drop(table);
-        let leader = |(_, flight, keys)| Leader { flights: self.clone(), flight, keys };
-        Boarding { seats, leaders: led.into_iter().map(leader).collect() }
+        Boarding { seats, leaders: led.into_iter().map(|(_, leader)| leader).collect() }
     }
 
     /// Whoever wants the key from now on begins a read of his own: the one under way may bring the value of before.
     pub(crate) fn forget(&self, key: &[u8]) {
-        self.seats().remove(key);
+        let hash = self.hasher.hash_one(key);
+        if let Ok(taken) = self.seats().find_entry(hash, |taken| taken.key == key) {
+            taken.remove();
+        }
     }
 
     /// Nothing panics while the lock is held, and a half-done boarding would only be a missing or a surplus
     /// entry of a flight whose guard still lives: poison means nothing here.
-    fn seats(&self) -> MutexGuard<'_, HashMap<Bytes, Seat, DefaultHashBuilder>> {
+    fn seats(&self) -> MutexGuard<'_, HashTable<Taken>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,6 +159,7 @@ pub(crate) struct Leader {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
     keys: Vec<Bytes>,
+    hashes: Vec<u64>,
 }
 
 impl Leader {
@@ -165,16 +179,24 @@ impl Drop for Leader {
     fn drop(&mut self) {
         self.flight.answers.get_or_init(|| vec![Answer::Failed(Trouble::Other); self.keys.len()]);
         let mut table = self.flights.seats();
-        for key in &self.keys {
+        for (&hash, key) in self.hashes.iter().zip(&self.keys) {
             // Forgotten keys may have a newer flight.
-            if table.get(key).is_some_and(|seat| Arc::ptr_eq(&seat.flight, &self.flight)) {
-                table.remove(key);
+            let own = |taken: &Taken| Arc::ptr_eq(&taken.seat.flight, &self.flight) && taken.key == key;
+            if let Ok(taken) = table.find_entry(hash, own) {
+                taken.remove();
             }
         }
         // Inside the lock: whoever boards next sees the landing.
         self.flights.landings.fetch_add(1, SeqCst);
         drop(table);
         self.flight.landed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+impl Flights {
+    pub(crate) fn hashed(&self, keys: &[&'static str]) -> impl Iterator<Item = (u64, Bytes)> {
+        keys.iter().map(|key| (self.hasher.hash_one(key.as_bytes()), Bytes::from_static(key.as_bytes())))
     }
 }
 
@@ -186,8 +208,8 @@ mod tests {
         Arc::new(Flights::new(DefaultHashBuilder::default()))
     }
 
-    fn board(flights: &Arc<Flights>, keys: &[&str]) -> Boarding {
-        flights.board(keys.iter().map(|k| k.as_bytes()), Boards::Leading, |_| 0)
+    fn board(flights: &Arc<Flights>, keys: &[&'static str]) -> Boarding {
+        flights.board(flights.hashed(keys), Boards::Leading, |_| 0)
     }
 
     fn one(boarding: Boarding) -> Leader {
@@ -198,8 +220,8 @@ mod tests {
     #[test]
     fn each_node_has_a_flight_of_its_own() {
         let flights = flights();
-        let keys = ["a1", "b1", "a2"].map(str::as_bytes);
-        let boarding = flights.board(keys.into_iter(), Boards::Leading, |place| place % 2);
+        let keys = flights.hashed(&["a1", "b1", "a2"]);
+        let boarding = flights.board(keys, Boards::Leading, |place| place % 2);
         let led: Vec<_> = boarding.leaders.iter().map(|leader| leader.keys().to_vec()).collect();
         assert_eq!(led, [vec!["a1", "a2"], vec!["b1"]]);
         let mut leaders = boarding.leaders.into_iter();
@@ -245,7 +267,7 @@ mod tests {
     fn who_may_not_lead_can_still_join() {
         let flights = flights();
         let first = board(&flights, &["a"]);
-        let second = flights.board([b"a".as_slice(), b"b"].into_iter(), Boards::Joining, |_| 0);
+        let second = flights.board(flights.hashed(&["a", "b"]), Boards::Joining, |_| 0);
         assert!(second.seats[0].is_some() && second.seats[1].is_none() && second.leaders.is_empty());
         drop(first);
     }

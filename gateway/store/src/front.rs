@@ -1,21 +1,22 @@
 //! Small tables before the cache, one a thread: what was looked up a moment ago, found again without moka's
 //! book-keeping, without a lock and without a count that cores pass around (a get of moka is five times as dear).
-//! Rows lie in a table's pages as they are, beside their keys, so that finding one waits for memory once. A copy
-//! lives for a second, so that the cache still learns what is in use, and carries the age of its row: nothing gets
-//! fresher or staler by coming from here.
+//! Rows lie in a table's pages as they are, beside their keys, so that finding one waits for memory once, and are read
+//! where they lie. A copy lives for some seconds, so that the cache still learns what is in use, and carries the age of
+//! its row: nothing gets fresher or staler by coming from here.
 
 use std::cell::{RefCell, RefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use thread_local::ThreadLocal;
 use tokio::time::Instant;
 
-use crate::cache::{Entry, ReadAt};
+use crate::cache::Entry;
 
-/// How long a copy is found: the cache sees every entity in use once a second, and knows whom to keep.
-const COPY_MS: u32 = 1_000;
+/// How long a copy is found: the cache sees every entity in use that often, and knows whom to keep. Asking it for a
+/// row costs as much as forty copies do.
+const COPY_MS: u32 = 10_000;
 /// All tables together may take a quarter of what the cache may hold.
 const CAPACITY_SHARE: u64 = 4;
 /// A table's pages are written round and round, and the oldest copies give way. 16 MiB are 30,000 rows of 50 numbers.
@@ -24,8 +25,9 @@ const PAGE_BYTES: usize = 64 << 10;
 /// A larger row costs more to copy than to look up.
 const ROW_BYTES_MAX: usize = 2 << 10;
 const KEY_BYTES_MAX: usize = 255;
-/// One slot for each half KiB of a table: a row of 50 numbers and its key.
-const BYTES_PER_SLOT: usize = 512;
+/// Two slots for a row of 50 numbers and its key: with as many slots as rows, one row of sixteen would have no room in
+/// its set.
+const BYTES_PER_SLOT: usize = 256;
 /// Entities whose hashes agree in the set do not push each other out at once.
 const WAYS: usize = 4;
 /// What is kept anew leaves its mark on one stamp, and copies under that stamp are void: 1/16,384 of them. A power
@@ -39,6 +41,8 @@ const HEAD_BYTES: usize = 8;
 pub(crate) struct Front {
     tables: ThreadLocal<RefCell<Table>>,
     stamps: Box<[AtomicU32]>,
+    /// Added to every stamp.
+    all: AtomicU32,
     born: Instant,
     /// Of each table; none when the cache is too small to be worth a front.
     pages_max: usize,
@@ -48,14 +52,23 @@ pub(crate) struct Front {
 pub(crate) struct Near<'a> {
     front: &'a Front,
     table: RefMut<'a, Table>,
-    now_ms: u32,
+    now_us: u64,
+}
+
+/// Where a copy is.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    read_us: u64,
+    page: u32,
+    at: u32,
 }
 
 /// What the cache said a moment ago.
-pub(crate) struct Copy<'a> {
+pub(crate) struct Copied<'a> {
     /// `None`: there is no such entity.
     pub(crate) row: Option<&'a [u8]>,
-    pub(crate) read: &'a Arc<ReadAt>,
+    /// Time since the read that said so began.
+    pub(crate) age: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -69,17 +82,26 @@ struct Table {
 }
 
 /// Half a cache line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slot {
     hash: u64,
-    /// Nothing is kept here without one.
-    read: Option<Arc<ReadAt>>,
+    /// When the read began, in microseconds of the front.
+    read_us: u64,
     page: u32,
     at: u32,
-    /// Of the key's stamp when the cache was asked.
+    /// The key's stamp when the cache was asked.
     stamp: u32,
-    /// When it was put here. Wraps in seven weeks, which only lets a copy live twice: its age is in `read`.
+    /// When it was put here. Wraps in seven weeks, which only lets a copy live twice: its age is in `read_us`.
     put_ms: u32,
+}
+
+/// Stands for no time: nothing is kept here.
+const NEVER: u64 = u64::MAX;
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self { hash: 0, read_us: NEVER, page: 0, at: 0, stamp: 0, put_ms: 0 }
+    }
 }
 
 impl Front {
@@ -89,6 +111,7 @@ impl Front {
         Self {
             tables: ThreadLocal::new(),
             stamps: (0..STAMPS).map(|_| AtomicU32::new(0)).collect(),
+            all: AtomicU32::new(0),
             born: Instant::now(),
             pages_max: table_bytes as usize / PAGE_BYTES,
         }
@@ -100,8 +123,11 @@ impl Front {
             return None;
         }
         let table = self.tables.get_or(|| RefCell::new(Table::new(self.pages_max))).try_borrow_mut().ok()?;
-        let now_ms = now.saturating_duration_since(self.born).as_millis() as u32;
-        Some(Near { front: self, table, now_ms })
+        Some(Near { front: self, table, now_us: self.us(now) })
+    }
+
+    fn us(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.born).as_micros() as u64
     }
 
     /// The store has just said something else about the key of this hash, and the cache knows it.
@@ -109,35 +135,47 @@ impl Front {
         // Whoever asked the cache before sees another stamp than it saw then; whoever sees this one asks after.
         self.stamps[stamp(hash)].fetch_add(1, Ordering::Release);
     }
+
+    /// The same of all keys.
+    pub(crate) fn forget_all(&self) {
+        self.all.fetch_add(1, Ordering::Release);
+    }
 }
 
 impl Near<'_> {
-    /// The copy of `key`'s entry, if there is one that may still be believed.
+    /// Where a copy of the entry of a key of this hash may be, if there is one that may still be believed. Asked for all
+    /// keys of a request before the first is [`read`](Self::read), those wait for memory together.
     #[inline]
-    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Copy<'_>> {
+    pub(crate) fn locate(&self, hash: u64) -> Option<Place> {
         let slot = self.table.sets[self.table.set(hash)].iter().find(|slot| slot.hash == hash)?;
-        let read = slot.read.as_ref()?;
-        let is_current = self.now_ms.wrapping_sub(slot.put_ms) < COPY_MS && slot.stamp == self.stamp(hash);
-        if !is_current || self.table.page.wrapping_sub(slot.page) as usize >= self.front.pages_max {
-            return None;
-        }
-        let page = &self.table.pages[slot.page as usize % self.front.pages_max];
-        let (head, rest) = page.get(slot.at as usize..)?.split_first_chunk::<HEAD_BYTES>()?;
-        let [k0, k1, k2, k3, r0, r1, r2, r3] = *head;
-        let (own, rest) = rest.split_at_checked(u32::from_le_bytes([k0, k1, k2, k3]) as usize)?;
+        let is_current = self.now_ms().wrapping_sub(slot.put_ms) < COPY_MS && slot.stamp == self.stamp(hash);
+        let place = Place { read_us: slot.read_us, page: slot.page, at: slot.at };
+        (is_current && slot.read_us != NEVER).then_some(place)
+    }
+
+    /// The copy, if it is of this key's entry.
+    #[inline]
+    pub(crate) fn read(&self, place: Place, key: &[u8]) -> Option<Copied<'_>> {
+        let (own, row_len, rest) = self.table.read(self.front.pages_max, place.page, place.at)?;
         if own != key {
             return None;
         }
-        let row = match u32::from_le_bytes([r0, r1, r2, r3]) {
+        let row = match row_len {
             NO_ROW => None,
             len => Some(rest.get(..len as usize)?),
         };
-        Some(Copy { row, read })
+        Some(Copied { row, age: Duration::from_micros(self.now_us.saturating_sub(place.read_us)) })
+    }
+
+    fn now_ms(&self) -> u32 {
+        (self.now_us / 1_000) as u32
     }
 
     /// What the cache must be asked after, for the answer to be [`put`](Self::put).
     pub(crate) fn stamp(&self, hash: u64) -> u32 {
-        self.front.stamps[stamp(hash)].load(Ordering::Acquire)
+        // Both only grow, so their sum is the same only while both are.
+        let all = self.front.all.load(Ordering::Acquire);
+        self.front.stamps[stamp(hash)].load(Ordering::Acquire).wrapping_add(all)
     }
 
     /// Keeps a copy of what the cache said after `stamp` was read.
@@ -146,15 +184,16 @@ impl Near<'_> {
         if row.map_or(0, <[u8]>::len) > ROW_BYTES_MAX || key.len() > KEY_BYTES_MAX {
             return;
         }
-        let (page, at) = self.table.write(self.front.pages_max, key, row);
-        let (now_ms, set) = (self.now_ms, self.table.set(hash));
-        let set = &mut self.table.sets[set];
-        let same = set.iter().position(|slot| slot.hash == hash);
+        let (now_ms, of) = (self.now_ms(), self.table.set(hash));
+        let same = self.table.sets[of].iter().position(|slot| slot.hash == hash);
+        let before = same.map(|way| (self.table.sets[of][way].page, self.table.sets[of][way].at));
+        let (page, at) = self.table.write(self.front.pages_max, key, row, before);
+        let set = &mut self.table.sets[of];
         // Else the oldest copy gives way; an empty slot is older than any.
-        let age = |slot: &Slot| slot.read.as_ref().map_or(u32::MAX, |_| now_ms.wrapping_sub(slot.put_ms));
+        let age = |slot: &Slot| if slot.read_us == NEVER { u32::MAX } else { now_ms.wrapping_sub(slot.put_ms) };
         let oldest = || (0..WAYS).max_by_key(|i| age(&set[*i])).unwrap_or(0);
         let way = same.unwrap_or_else(oldest);
-        set[way] = Slot { hash, read: Some(entry.read.clone()), page, at, stamp, put_ms: now_ms };
+        set[way] = Slot { hash, read_us: self.front.us(entry.read_at()), page, at, stamp, put_ms: now_ms };
     }
 }
 
@@ -169,9 +208,39 @@ impl Table {
         (hash as usize / STAMPS) & (self.sets.len() - 1)
     }
 
-    /// Appends a key and its row, over what is oldest; says on which page and where in it.
-    fn write(&mut self, pages_max: usize, key: &[u8], row: Option<&[u8]>) -> (u32, u32) {
+    /// The key, the row's length and what follows, unless it was written over.
+    #[inline]
+    fn read(&self, pages_max: usize, page: u32, at: u32) -> Option<(&[u8], u32, &[u8])> {
+        if self.page.wrapping_sub(page) as usize >= pages_max {
+            return None;
+        }
+        let page = self.pages.get(page as usize % pages_max)?;
+        let (head, rest) = page.get(at as usize..)?.split_first_chunk::<HEAD_BYTES>()?;
+        let [k0, k1, k2, k3, row_len @ ..] = *head;
+        let (key, rest) = rest.split_at_checked(u32::from_le_bytes([k0, k1, k2, k3]) as usize)?;
+        Some((key, u32::from_le_bytes(row_len), rest))
+    }
+
+    /// Writes a key and its row: where it was `before` if it has not grown or shrunk, else over what is oldest. Says on
+    /// which page and where in it.
+    fn write(&mut self, pages_max: usize, key: &[u8], row: Option<&[u8]>, before: Option<(u32, u32)>) -> (u32, u32) {
+        let row_len = row.map_or(NO_ROW, |row| row.len() as u32);
         let len = HEAD_BYTES + key.len() + row.map_or(0, <[u8]>::len);
+        let fits =
+            |(page, at): &(u32, u32)| self.read(pages_max, *page, *at).is_some_and(|of| (of.0, of.1) == (key, row_len));
+        let (page, at) = before.filter(fits).unwrap_or_else(|| self.append(pages_max, len));
+        let room = &mut self.pages[page as usize % pages_max][at as usize..at as usize + len];
+        let (head, rest) = room.split_at_mut(HEAD_BYTES);
+        head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
+        head[4..].copy_from_slice(&row_len.to_le_bytes());
+        let (to_key, to_row) = rest.split_at_mut(key.len());
+        to_key.copy_from_slice(key);
+        to_row.copy_from_slice(row.unwrap_or_default());
+        (page, at)
+    }
+
+    /// Room for so many bytes.
+    fn append(&mut self, pages_max: usize, len: usize) -> (u32, u32) {
         if self.pages.is_empty() || self.at + len > PAGE_BYTES {
             self.page = self.page.wrapping_add(u32::from(!self.pages.is_empty()));
             self.at = 0;
@@ -179,14 +248,6 @@ impl Table {
                 self.pages.push(vec![0; PAGE_BYTES].into());
             }
         }
-        let page = &mut self.pages[self.page as usize % pages_max];
-        let (head, rest) = page[self.at..self.at + len].split_at_mut(HEAD_BYTES);
-        let row_len = row.map_or(NO_ROW, |row| row.len() as u32);
-        head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
-        head[4..].copy_from_slice(&row_len.to_le_bytes());
-        let (to_key, to_row) = rest.split_at_mut(key.len());
-        to_key.copy_from_slice(key);
-        to_row.copy_from_slice(row.unwrap_or_default());
         let at = self.at as u32;
         self.at += len;
         (self.page, at)
@@ -201,7 +262,6 @@ fn stamp(hash: u64) -> usize {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use std::time::Duration;
     use tokio::time::advance;
 
     fn entry(text: &'static str) -> Entry {
@@ -216,7 +276,7 @@ mod tests {
 
     fn text(front: &Front, hash: u64, key: &[u8]) -> Option<String> {
         let near = front.near(Instant::now()).unwrap();
-        near.find(hash, key).map(|copy| String::from_utf8(copy.row.unwrap().to_vec()).unwrap())
+        near.read(near.locate(hash)?, key).map(|copy| String::from_utf8(copy.row.unwrap().to_vec()).unwrap())
     }
 
     fn is(text: &str) -> Option<String> {
@@ -227,7 +287,7 @@ mod tests {
     async fn a_copy_is_believed_for_a_blink() {
         let front = Front::new(1 << 28);
         put(&front, 7, b"k", &entry("row"));
-        advance(Duration::from_millis(999)).await;
+        advance(Duration::from_millis(u64::from(COPY_MS) - 1)).await;
         assert_eq!(text(&front, 7, b"k"), is("row"));
         advance(Duration::from_millis(1)).await;
         assert_eq!(text(&front, 7, b"k"), None);
@@ -241,6 +301,18 @@ mod tests {
         put(&front, 7, b"other", &entry("of another"));
         assert_eq!(text(&front, 7, b"other"), is("of another"));
         assert_eq!(text(&front, 7, b"k"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_of_the_same_length_takes_its_own_place() {
+        let front = Front::new(1 << 28);
+        let put_at = |text| {
+            put(&front, 7, b"k", &entry(text));
+            front.near(Instant::now()).unwrap().table.at
+        };
+        let at = put_at("row");
+        assert_eq!((put_at("two"), text(&front, 7, b"k")), (at, is("two")));
+        assert_eq!((put_at("three") > at, text(&front, 7, b"k")), (true, is("three")));
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,6 +330,8 @@ mod tests {
         assert_eq!(text(&front, 7, b"k"), None);
         put(&front, 7, b"k", &entry("anew"));
         assert_eq!(text(&front, 7, b"k"), is("anew"));
+        front.forget_all();
+        assert_eq!(text(&front, 7, b"k"), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -300,7 +374,8 @@ mod tests {
         put(&front, 2, b"k", &Entry::new(Some(Bytes::from(vec![b'r'; ROW_BYTES_MAX + 1])), Instant::now()));
         assert_eq!(text(&front, 2, b"k"), None);
         put(&front, 3, b"k", &Entry::new(None, Instant::now()));
-        assert!(front.near(Instant::now()).unwrap().find(3, b"k").is_some_and(|copy| copy.row.is_none()));
+        let near = front.near(Instant::now()).unwrap();
+        assert!(near.locate(3).and_then(|place| near.read(place, b"k")).is_some_and(|copy| copy.row.is_none()));
         assert!(Front::new(0).near(Instant::now()).is_none());
     }
 }

@@ -61,6 +61,12 @@ pub enum Invalid {
 impl Row {
     /// Checks what can be checked once per row. Values in the tail are checked when they are read.
     pub fn parse(bytes: Bytes, view: &View) -> Result<Self, Invalid> {
+        let event_time_us = Self::check(&bytes, view)?;
+        Ok(Self { bytes, event_time_us })
+    }
+
+    /// The same of a row that lies somewhere else; its event time.
+    pub(crate) fn check(bytes: &[u8], view: &View) -> Result<i64, Invalid> {
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or(Invalid::Short)?;
         let [f0, f1, f2, f3, n0, n1, g0, g1, event_time @ ..] = *header;
         if u32::from_le_bytes([f0, f1, f2, f3]) != view.fingerprint
@@ -74,7 +80,7 @@ impl Row {
         if bytes.len() < Layout::of(view).tail_at {
             return Err(Invalid::Short);
         }
-        Ok(Self { bytes, event_time_us: i64::from_le_bytes(event_time) })
+        Ok(i64::from_le_bytes(event_time))
     }
 
     /// A row in another format, which somebody else has checked.

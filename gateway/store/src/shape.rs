@@ -29,18 +29,27 @@ impl Shape {
 
     /// A row of this shape, or why the bytes are none.
     pub(crate) fn parse(&self, bytes: Bytes) -> Result<Row, Invalid> {
+        let event_time_us = self.check(&bytes)?;
+        Ok(Row::unchecked(bytes, event_time_us))
+    }
+
+    /// The event time of a row of this shape, or why the bytes are none.
+    pub(crate) fn check(&self, bytes: &[u8]) -> Result<i64, Invalid> {
         match self {
-            Self::Packed(view) => Row::parse(bytes, view),
+            Self::Packed(view) => Row::check(bytes, view),
             // Not what the store holds but what we made of it: it is always well formed.
-            Self::Hash(_) if HashRow::parse(&bytes).is_none() => Err(Invalid::Short),
-            Self::Hash(_) => Ok(hash_row(bytes)),
+            Self::Hash(_) => HashRow::parse(bytes).map(|row| hash_time_us(&row)).ok_or(Invalid::Short),
         }
     }
 }
 
 /// A row of a hash, with the event time that it carries.
 pub(crate) fn hash_row(bytes: Bytes) -> Row {
-    let (seconds, nanos) = HashRow::parse(&bytes).map(|row| row.time()).unwrap_or_default();
-    let event_time_us = seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1_000));
+    let event_time_us = HashRow::parse(&bytes).map(|row| hash_time_us(&row)).unwrap_or_default();
     Row::unchecked(bytes, event_time_us)
+}
+
+fn hash_time_us(row: &HashRow<'_>) -> i64 {
+    let (seconds, nanos) = row.time();
+    seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1_000))
 }

@@ -168,7 +168,7 @@ fn store_key<'k>(key: &'k [u8], shape: &Shape) -> &'k [u8] {
 mod tests {
     use super::*;
     use crate::CacheSettings;
-    use crate::cache::{Entry, Look};
+    use crate::cache::Look;
     use crate::flight::Boards;
     use bytes::Bytes;
     use tokio::time::advance;
@@ -202,7 +202,7 @@ mod tests {
 
     impl Scene {
         fn keep(&self, (shape, key): &(Shape, Bytes), row: Option<&Bytes>, read_at: Instant) {
-            self.cache.keep(key, shape, Entry::new(row.cloned(), read_at));
+            self.cache.keep(key, shape, row.map(|row| &row[..]), read_at);
         }
 
         fn look(&self, (shape, key): &(Shape, Bytes)) -> &'static str {
@@ -305,7 +305,7 @@ mod tests {
     #[tokio::test]
     async fn who_asks_after_a_write_does_not_wait_for_a_read_from_before() {
         let scene = scene();
-        let board = || scene.flights.board([b"k".as_slice()].into_iter(), Boards::Leading, |_| 0).leaders.pop();
+        let board = || scene.flights.board(scene.flights.hashed(&["k"]), Boards::Leading, |_| 0).leaders.pop();
         let first = board().unwrap();
         assert!(board().is_none());
         scene.tracking.written(b"k");

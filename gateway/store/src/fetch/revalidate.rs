@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{Ask, Errand, Limits, Shared, stored_key};
+use super::{Ask, Errand, Limits, Shared, keys, stored_key};
 use crate::Redis;
 use crate::flight::{Boarding, Boards, Leader};
 use crate::redis::Waits;
@@ -32,7 +32,7 @@ impl Shared {
             self.counters.revalidations_withheld.add(aging.len());
             return;
         };
-        let keys = aging.iter().map(|ask| wanted.key(ask.entity));
+        let keys = keys(wanted, aging);
         let node_of = |place: usize| redis.node_of(stored_key(wanted, aging[place].entity));
         let Boarding { seats, leaders } = self.flights.board(keys, Boards::Leading, node_of);
         let permit = Arc::new(permit);

@@ -123,7 +123,7 @@ impl Cluster {
         let is_row = |reply: &[u8]| reply.starts_with(b"$");
         let answer = |reply: Result<Bytes, Trouble>| match reply {
             Ok(reply) => match Elements::of(&reply).next() {
-                Ok(Some(Element::Bulk(row))) => Answer::Row(Bytes::copy_from_slice(row)),
+                Ok(Some(Element::Bulk(row))) => Answer::Row(reply.slice_ref(row)),
                 Ok(Some(Element::Nil)) => Answer::Nothing,
                 _ => Answer::Failed(Trouble::Protocol),
             },

@@ -260,20 +260,25 @@ impl Node {
         let mut elements = Elements::of(replies.all());
         let mut answers = Vec::with_capacity(keys.len());
         for chunk in chunks {
-            self.take(&mut elements, chunk.len(), &mut answers).map_err(|_| Trouble::Protocol)?;
+            self.take(replies.all(), &mut elements, chunk.len(), &mut answers).map_err(|_| Trouble::Protocol)?;
         }
         Ok(answers)
     }
 
     /// One MGET's reply. A key that holds a list or a hash is nil in it, as if it were not there: it spoils no
     /// other key, and its entity is Missing.
-    fn take(&self, elements: &mut Elements<'_>, keys: usize, answers: &mut Vec<Answer>) -> Result<(), Garbage> {
+    fn take(
+        &self,
+        replies: &Bytes,
+        elements: &mut Elements<'_>,
+        keys: usize,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), Garbage> {
         match elements.next()? {
             Some(Element::Array(items)) if items == keys => {
                 for _ in 0..keys {
                     answers.push(match elements.next()? {
-                        // Copied: a row that is kept must not hold the rows of everybody else in memory.
-                        Some(Element::Bulk(row)) => Answer::Row(Bytes::copy_from_slice(row)),
+                        Some(Element::Bulk(row)) => Answer::Row(replies.slice_ref(row)),
                         Some(Element::Nil) => Answer::Nothing,
                         _ => return Err(Garbage),
                     });

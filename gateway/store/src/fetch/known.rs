@@ -1,0 +1,123 @@
+//! What is known without asking the store.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use weir_domain::plan::Plan;
+use weir_domain::{Gathered, Provenance};
+
+use super::{Ask, Limits, Shared};
+use crate::cache::{Look, millis};
+use crate::decode::{self, Found, Line};
+use crate::row::Row;
+use crate::wanted::Wanted;
+
+/// Columns are made a feature at a time. More rows than this are brought together first: walked over again for each
+/// feature, they would cost the processor its map of the memory (TLB) where they lie.
+const ROWS_APART_MAX: usize = 16;
+
+impl Shared {
+    /// Fills the slots and times if all that is wanted is in the cache and fresh: nothing is waited for.
+    pub(super) fn fill_at_hand(&self, plan: &Plan, wanted: &Wanted, limits: Limits, into: &mut Gathered) -> bool {
+        let Some(mut at_hand) = self.cache.at_hand(limits.max_stale, Instant::now()) else { return false };
+        let (mut uncopied, mut rows) = (Vec::new(), Vec::new());
+        let mut lines = Vec::with_capacity(wanted.len() + 1);
+        for (entity, place) in at_hand.locate(wanted).into_iter().enumerate() {
+            // Those of the cache itself come when nothing is added to them any more.
+            lines.push(at_hand.find(wanted, entity, place).unwrap_or_else(|| Line::hole(Provenance::Late)));
+            if lines[entity].provenance == Provenance::Late {
+                let Some(entry) = at_hand.ask(wanted, entity) else { return false };
+                uncopied.push((entity, entry));
+            }
+        }
+        for (entity, entry) in &uncopied {
+            let Some(line) = at_hand.line_of(wanted, *entity, entry) else { return false };
+            lines[*entity] = line;
+        }
+        let negatives = lines.iter().filter(|line| line.row.is_empty()).count();
+        self.counters.cache_hits.add(lines.len() - negatives);
+        self.counters.cache_negatives.add(negatives);
+        if wanted.has_nobody {
+            lines.push(Line::hole(Provenance::Missing));
+        }
+        if lines.len() >= ROWS_APART_MAX {
+            rows.reserve(lines.iter().map(|line| line.row.len()).sum());
+            lines.iter().for_each(|line| rows.extend_from_slice(line.row));
+            let mut rest = &rows[..];
+            for line in &mut lines {
+                (line.row, rest) = rest.split_at(line.row.len());
+            }
+        }
+        decode::fill(plan, wanted, &lines, limits.now_us, into);
+        for (entity, entry) in &uncopied {
+            at_hand.copy(wanted, *entity, entry);
+        }
+        true
+    }
+
+    /// Asks the cache for everything that is wanted: what is found, what the store is to be asked for, and what it is to
+    /// be asked for in the background.
+    pub(super) fn look(&self, wanted: &Wanted, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>, Vec<Ask>) {
+        let mut found = Vec::with_capacity(wanted.len());
+        let (mut asks, mut aging) = (Vec::new(), Vec::new());
+        let mut negatives = 0;
+        for (entity, copy) in self.copies(wanted, limits, now).into_iter().enumerate() {
+            if let Some(copy) = copy {
+                negatives += usize::from(matches!(copy, Found::Hole(_)));
+                found.push(copy);
+                continue;
+            }
+            found.push(match self.cache.look(wanted.key(entity), wanted.shape(entity), limits.max_stale, now) {
+                Look::Fresh(row, age) => Found::Row { row, provenance: Provenance::Cache, age_ms: millis(age) },
+                Look::Negative => {
+                    negatives += 1;
+                    Found::Hole(Provenance::Missing)
+                }
+                Look::Aging(row, entry) => {
+                    let age_ms = millis(now.saturating_duration_since(entry.read_at()));
+                    aging.push(Ask { entity, old: Some((row.clone(), entry)) });
+                    Found::Row { row, provenance: Provenance::Stale, age_ms }
+                }
+                Look::Old(row, entry) => {
+                    asks.push(Ask { entity, old: Some((row, entry)) });
+                    Found::Hole(Provenance::Late)
+                }
+                Look::Nothing => {
+                    asks.push(Ask { entity, old: None });
+                    Found::Hole(Provenance::Late)
+                }
+            });
+        }
+        self.counters.cache_hits.add(wanted.len() - asks.len() - aging.len() - negatives);
+        self.counters.cache_stale.add(aging.len());
+        self.counters.cache_negatives.add(negatives);
+        self.counters.cache_misses.add(asks.len());
+        (found, asks, aging)
+    }
+
+    /// Of everything that is wanted, what copies say that are at hand: they are copied once more, since the store may
+    /// have to be waited for.
+    fn copies(&self, wanted: &Wanted, limits: Limits, now: Instant) -> Vec<Option<Found>> {
+        let mut rows = Vec::new();
+        let Some(at_hand) = self.cache.at_hand(limits.max_stale, now) else {
+            return vec![None; wanted.len()];
+        };
+        let copy = |(entity, place)| {
+            let line = at_hand.find(wanted, entity, place)?;
+            let from = rows.len();
+            rows.extend_from_slice(line.row);
+            Some((from..rows.len(), Line { row: &[], ..line }))
+        };
+        let copies: Vec<_> = at_hand.locate(wanted).into_iter().enumerate().map(copy).collect();
+        let rows = Bytes::from(rows);
+        let found = |(at, line): (Range<usize>, Line<'_>)| match rows.slice(at) {
+            row if row.is_empty() => Found::Hole(line.provenance),
+            row => {
+                let row = Row::unchecked(row, line.event_time_us);
+                Found::Row { row, provenance: line.provenance, age_ms: line.age_ms }
+            }
+        };
+        copies.into_iter().map(|copy| copy.map(found)).collect()
+    }
+}
