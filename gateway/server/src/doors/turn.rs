@@ -109,6 +109,9 @@ impl Outbox {
 
 impl Letters {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(failed) = self.failed {
+            return Poll::Ready(Err(failed.into()));
+        }
         let new: usize = bufs.iter().map(|buf| buf.len()).sum();
         if self.bytes.len() + new > PIECE_BYTES {
             ready!(self.poll_send(cx))?;
@@ -150,8 +153,10 @@ impl Letters {
                     self.pulse.taken(slot);
                 }
                 if let Err(error) = sent {
-                    // Whoever writes or ends next is told.
+                    // Whoever writes or ends next is told. There is nothing left to try again in the next turn.
                     self.failed = Some(error.kind());
+                    self.bytes = Vec::new();
+                    self.sent = 0;
                     cx.waker().wake_by_ref();
                 }
             }
@@ -235,6 +240,33 @@ mod tests {
         .await;
         assert!(!pulse.is_left_unread() && !pulse.is_left_unread() && !pulse.is_left_unread());
         assert_eq!(outbox.lock().bytes.capacity(), 0, "a connection that is idle has no room");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_broke_says_so_and_is_not_tried_again() {
+        let (outbox, to) = outbox(&Arc::default()).await;
+        // Closed with bytes that were not read: the system resets the connection.
+        assert_eq!(write(&outbox, b"lost"), Poll::Ready(4));
+        outbox.lock().end_turn(&mut Context::from_waker(Waker::noop()));
+        to.readable().await.unwrap();
+        drop(to);
+        let broke = std::future::poll_fn(|cx| {
+            let mut letters = outbox.lock();
+            match letters.poll_write(cx, &[IoSlice::new(b"more")]) {
+                Poll::Ready(Err(error)) => Poll::Ready(error.kind()),
+                _ => {
+                    letters.end_turn(cx);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            }
+        });
+        let broke = broke.await;
+        assert!(matches!(broke, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{broke}");
+        let mut letters = outbox.lock();
+        assert!(letters.bytes.is_empty());
+        let nobody = &mut Context::from_waker(Waker::noop());
+        assert!(matches!(letters.poll_send(nobody), Poll::Ready(Err(_))), "whoever ends it is told, too");
     }
 
     #[tokio::test]

@@ -41,7 +41,7 @@ impl Shared {
         if wanted.has_nobody {
             lines.push(Line::hole(Provenance::Missing));
         }
-        if lines.len() >= ROWS_APART_MAX {
+        if lines.len() > ROWS_APART_MAX {
             rows.reserve(lines.iter().map(|line| line.row.len()).sum());
             lines.iter().for_each(|line| rows.extend_from_slice(line.row));
             let mut rest = &rows[..];
