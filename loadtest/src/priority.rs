@@ -5,7 +5,6 @@
 
 use std::process::{Command, Stdio};
 
-use rustix::process::{getpid, getsid};
 use serde_json::{Value as Json, json};
 
 /// Any number of real time goes before all that are not.
@@ -33,11 +32,38 @@ impl Priority {
 
     /// For everything in this session, if it is our own: not for the terminal of somebody.
     pub(crate) fn of_this_session() -> bool {
-        getsid(None).is_ok_and(|session| session == getpid()) && std::fs::write("/proc/self/autogroup", SESSION).is_ok()
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        leads_its_session(&stat) && std::fs::write("/proc/self/autogroup", SESSION).is_ok()
     }
 
     /// For the verdict.
     pub(crate) fn json(self) -> Json {
         json!({ "real_time": self.is_real_time, "before_other_sessions": self.is_session_first })
+    }
+}
+
+/// By proc_pid_stat(5): pid, name in brackets, state, parent, group, session. The session is 0 where its leader is
+/// outside of a container, which the safe call for it takes for impossible.
+fn leads_its_session(stat: &str) -> bool {
+    let pid = stat.split(' ').next();
+    let session = stat.rsplit_once(')').and_then(|(_, rest)| rest.split(' ').nth(4));
+    pid.is_some() && pid == session
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_leader_of_a_session_leads_it() {
+        for (stat, leads) in [
+            ("42 (weir-loadtest) S 7 42 42 0 -1", true),
+            ("42 (odd) name) S 7 42 42 0 -1", true),
+            ("42 (weir-loadtest) S 7 42 7 0 -1", false),
+            ("42 (weir-loadtest) S 0 42 0 0 -1", false),
+            ("", false),
+        ] {
+            assert_eq!(leads_its_session(stat), leads, "{stat}");
+        }
     }
 }
