@@ -246,7 +246,7 @@ impl Column {
     }
 
     /// Bytes that the values take up.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Bool(v) => v.len(),
             Self::I64(v) | Self::Timestamp(v) => size_of_val(v.as_slice()),

@@ -132,7 +132,12 @@ fn put(result: Result<(), prost::EncodeError>) {
     debug_assert!(result.is_ok());
 }
 
+#[inline]
 fn varint(out: &mut BytesMut, value: u64) {
+    // Nearly all of them.
+    if value < 0x80 {
+        return out.put_u8(value as u8);
+    }
     let (mut buf, mut len, mut rest) = ([0; 10], 1, value);
     buf[0] = rest as u8 & 0x7f;
     while rest > 0x7f {

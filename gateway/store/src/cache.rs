@@ -147,6 +147,11 @@ impl Cache {
         Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher, is_none, tracking }
     }
 
+    /// Whether nothing is ever kept.
+    pub(crate) fn is_none(&self) -> bool {
+        self.is_none
+    }
+
     /// What can be answered at once, for as long as nothing is waited for.
     pub(crate) fn at_hand(&self, max_stale: Option<Duration>, now: Instant) -> Option<AtHand<'_>> {
         let unheard_for = self.unheard().map(|until| now.saturating_duration_since(until));
@@ -155,7 +160,7 @@ impl Cache {
 
     /// What the cache itself knows about `key`, whose rows have this shape.
     pub(crate) fn look(&self, key: &[u8], shape: &Shape, max_stale: Option<Duration>, now: Instant) -> Look {
-        if shape.limits().is_never() || self.is_none {
+        if self.is_none || shape.limits().is_never() {
             return Look::Nothing;
         }
         let hash = self.hasher.hash_one(key);
@@ -209,11 +214,11 @@ impl Cache {
 
     /// The store was asked about what is known, and this is what it said. If it is the same, the row is as new as that
     /// read, and there is nothing to [`keep`](Self::keep).
-    pub(crate) fn renew(&self, key: &Bytes, shape: &Shape, known: &Entry, row: &Bytes, read_at: Instant) -> bool {
+    pub(crate) fn renew(&self, key: &[u8], shape: &Shape, known: &Entry, row: &Bytes, read_at: Instant) -> bool {
         self.expect_writes(key, shape);
         let is_same = known.said_again(row, read_at);
         if is_same {
-            self.front.forget(self.hasher.hash_one(&key[..]));
+            self.front.forget(self.hasher.hash_one(key));
             self.forget_if_written(key, shape, read_at);
         }
         is_same

@@ -1,5 +1,5 @@
-//! Rows to columns: the hot path. Promises one pass per feature with its type matched once; a value that
-//! cannot be read is INVALID and touches no other.
+//! Rows to columns: the hot path. Promises that rows are walked over once for eight neighbouring features of a fixed
+//! width, once more for each of another; a value that cannot be read is INVALID and touches no other.
 
 use weir_domain::catalog::View;
 use weir_domain::plan::{Plan, ReadFeature};
@@ -52,10 +52,7 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Line<'_>], now_us: i64
             }
             continue;
         }
-        let layout = Layout::of(&read.view);
-        for feature in &read.features {
-            into.cells[feature.slot] = Some(cell(&lines, layout, &read.view, feature));
-        }
+        cells(&lines, &read.view, &read.features, |slot, cell| into.cells[slot] = Some(cell));
     }
 }
 
@@ -123,17 +120,86 @@ fn times(entities: &[u32], found: &[Line<'_>]) -> Times {
     Times { event_time_us, age_ms }
 }
 
-fn cell(lines: &Lines<'_>, layout: Layout, view: &View, feature: &ReadFeature) -> Cell {
-    let at = At::of(layout, feature.index);
-    match view.features[feature.index].of {
-        FeatureType::One(Kind::Bool) => at.slots(lines, Column::Bool, |raw| (raw < 2).then_some(raw == 1)),
-        FeatureType::One(Kind::I64) => at.slots(lines, Column::I64, |raw| Some(raw as i64)),
-        FeatureType::One(Kind::F64) => at.slots(lines, Column::F64, |raw| Some(f64::from_bits(raw))),
-        FeatureType::One(Kind::F32) => at.slots(lines, Column::F32, |raw| Some(f32::from_bits(raw as u32))),
-        FeatureType::One(Kind::Timestamp) => at.slots(lines, Column::Timestamp, |raw| Some(raw as i64)),
-        FeatureType::One(Kind::String) => at.blobs(lines, Column::String, is_text),
-        FeatureType::One(Kind::Bytes) => at.blobs(lines, Column::Bytes, |_| true),
-        FeatureType::List(kind) => at.lists(lines, kind),
+/// Neighbouring features that are read together, and rows at a time: their slots share a line of memory, their nulls
+/// are in one byte.
+const TILE: usize = 8;
+
+/// Makes a cell of each feature, which `put` has a slot for.
+fn cells(lines: &Lines<'_>, view: &View, features: &[ReadFeature], mut put: impl FnMut(usize, Cell)) {
+    let layout = Layout::of(view);
+    for neighbours in features.chunk_by(|a, b| a.index / TILE == b.index / TILE) {
+        let mut numbers: Vec<(usize, u8, usize, Cell)> = Vec::with_capacity(neighbours.len());
+        for feature in neighbours {
+            let at = At::of(layout, feature.index);
+            let cell = match view.features[feature.index].of {
+                FeatureType::One(Kind::String) => at.blobs(lines, Column::String, is_text),
+                FeatureType::One(Kind::Bytes) => at.blobs(lines, Column::Bytes, |_| true),
+                FeatureType::List(kind) => at.lists(lines, kind),
+                of @ FeatureType::One(_) => {
+                    let column = Column::with_capacity(of, lines.rows.len());
+                    let cell = Cell { column, provenance: lines.provenance.clone() };
+                    numbers.push((feature.index % TILE, at.null_bit, feature.slot, cell));
+                    continue;
+                }
+            };
+            put(feature.slot, cell);
+        }
+        if let Some(feature) = neighbours.first().filter(|_| !numbers.is_empty()) {
+            let first = feature.index - feature.index % TILE;
+            fill_tiles(lines, At::of(layout, first), (view.features.len() - first).min(TILE), &mut numbers);
+        }
+        numbers.into_iter().for_each(|(.., slot, cell)| put(slot, cell));
+    }
+}
+
+/// Fills the cells of features of a fixed width (their place among the neighbours, the bit of their null, their slot,
+/// and the cell), of which the first neighbour is `at`.
+fn fill_tiles(lines: &Lines<'_>, at: At, neighbours: usize, cells: &mut [(usize, u8, usize, Cell)]) {
+    let slots = at.slot..at.slot + neighbours * SLOT_BYTES;
+    for (n, rows) in lines.rows.chunks(TILE).enumerate() {
+        let mut tile = [[0u64; TILE]; TILE];
+        let mut nulls = [0u8; TILE];
+        for (r, row) in rows.iter().enumerate() {
+            // Rows were measured when they were parsed, so slots out of reach mean that there is no row.
+            let Some(raw) = row.get(slots.clone()) else { continue };
+            nulls[r] = row[at.null_byte];
+            let (raw, _) = raw.as_chunks::<SLOT_BYTES>();
+            match raw.first_chunk::<TILE>() {
+                Some(raw) => (0..TILE).for_each(|f| tile[f][r] = u64::from_le_bytes(raw[f])),
+                None => tile.iter_mut().zip(raw).for_each(|(column, raw)| column[r] = u64::from_le_bytes(*raw)),
+            }
+        }
+        let has_nulls = nulls != [0; TILE];
+        for (place, null_bit, _, cell) in &mut *cells {
+            let provenance = &mut cell.provenance[n * TILE..][..rows.len()];
+            let values = &mut tile[*place];
+            if has_nulls {
+                for ((nulls, value), why) in nulls.iter().zip(&mut *values).zip(&mut *provenance) {
+                    if nulls & *null_bit != 0 {
+                        (*value, *why) = (0, Provenance::Missing);
+                    }
+                }
+            }
+            push_slots(&mut cell.column, &values[..rows.len()], provenance);
+        }
+    }
+}
+
+/// Appends what was in these slots.
+#[inline(always)]
+fn push_slots(column: &mut Column, slots: &[u64], provenance: &mut [Provenance]) {
+    match column {
+        Column::F64(v) => v.extend(slots.iter().map(|raw| f64::from_bits(*raw))),
+        Column::I64(v) | Column::Timestamp(v) => v.extend(slots.iter().map(|raw| *raw as i64)),
+        Column::F32(v) => v.extend(slots.iter().map(|raw| f32::from_bits(*raw as u32))),
+        Column::Bool(v) => {
+            v.extend(slots.iter().map(|raw| *raw == 1));
+            for (_, why) in slots.iter().zip(provenance).filter(|(raw, _)| **raw > 1) {
+                *why = Provenance::Invalid;
+            }
+        }
+        // Those have no values in their slots.
+        Column::String(_) | Column::Bytes(_) | Column::List(_) => {}
     }
 }
 
@@ -155,8 +221,7 @@ impl At {
         }
     }
 
-    /// The raw slot of a row of provenance `own`, or why there is no value. Rows were measured when they were
-    /// parsed, so a slot out of reach means that there is no row.
+    /// The raw slot of a row of provenance `own`, or why there is no value.
     #[inline(always)]
     fn slot(&self, row: &[u8], own: Provenance) -> Result<u64, Provenance> {
         let Some(raw) = row.get(self.slot..).and_then(|rest| rest.first_chunk::<SLOT_BYTES>()) else {
@@ -174,26 +239,6 @@ impl At {
         let (offset, length) = (raw as u32 as usize, (raw >> 32) as usize);
         let tail = row.get(self.tail..).unwrap_or(&[]);
         tail.get(offset..).and_then(|rest| rest.get(..length)).ok_or(Provenance::Invalid)
-    }
-
-    /// The loop for everything that lives in its slot.
-    #[inline(always)]
-    fn slots<T: Default>(
-        &self,
-        lines: &Lines<'_>,
-        column: fn(Vec<T>) -> Column,
-        read: impl Fn(u64) -> Option<T>,
-    ) -> Cell {
-        let mut provenance = lines.provenance.clone();
-        let value = |(row, why): (&&[u8], &mut Provenance)| {
-            let value = self.slot(row, *why).and_then(|raw| read(raw).ok_or(Provenance::Invalid));
-            value.unwrap_or_else(|reason| {
-                *why = reason;
-                T::default()
-            })
-        };
-        let values = lines.rows.iter().zip(&mut provenance).map(value).collect();
-        Cell { column: column(values), provenance }
     }
 
     fn blobs(&self, lines: &Lines<'_>, column: fn(Blob) -> Column, is_valid: fn(&[u8]) -> bool) -> Cell {
@@ -345,17 +390,18 @@ mod tests {
             })
             .collect();
         let lines = Lines::of(found.iter().map(Found::line), i64::MIN);
-        let layout = Layout::of(view);
-        let feature = |index| cell(&lines, layout, view, &ReadFeature { index, slot: 0 });
-        (0..view.features.len()).map(feature).collect()
+        let features: Vec<_> = (0..view.features.len()).map(|index| ReadFeature { index, slot: index }).collect();
+        let mut read = vec![None; features.len()];
+        cells(&lines, view, &features, |slot, cell| read[slot] = Some(cell));
+        read.into_iter().map(Option::unwrap).collect()
     }
 
     proptest! {
         #[test]
-        fn every_type_survives_the_row_and_so_do_its_nulls(table in table(3)) {
+        fn every_type_survives_the_row_and_so_do_its_nulls(table in (0usize..2 * TILE + 2).prop_flat_map(table)) {
             let view = view_of(&every_type());
             let cells: Vec<Cell> = every_type().iter().zip(&table).map(|(of, v)| cell_of(*of, v)).collect();
-            let rows = pack_rows(&view, &cells, &[1, 2, 3]).unwrap();
+            let rows = pack_rows(&view, &cells, &vec![1; table[0].len()]).unwrap();
             // Debug text, because a NaN among the values equals nothing.
             prop_assert_eq!(format!("{:?}", decode(&view, &rows)), format!("{cells:?}"));
         }

@@ -2,9 +2,11 @@
 //! what is fresh in the cache, reads the rest from the store in one batch, and when that takes too long serves what
 //! is stale, or says what is missing and why.
 
+mod errand;
 mod known;
 mod revalidate;
 
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,15 +16,17 @@ use bytes::Bytes;
 use futures::future::join_all;
 use hashbrown::DefaultHashBuilder;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use weir_domain::plan::{Bound, Plan};
 use weir_domain::{Gathered, Provenance};
 
+use errand::Errand;
+
 use crate::alarm::timeout_at;
 use crate::cache::{Cache, Entry, Look, may_serve_stale, millis};
 use crate::decode::{self, Found};
-use crate::flight::{Answer, Boarding, Boards, Flights, Leader, Seat};
+use crate::flight::{Answer, Boarding, Boards, Flights, Leader};
 use crate::hash;
 use crate::redis::Waits;
 use crate::row::Row;
@@ -106,7 +110,7 @@ impl Store {
     ///
     /// May be dropped at any moment: a read it began goes on and fills the cache.
     pub async fn fetch(&self, plan: &Plan, bound: &Bound, limits: Limits, into: &mut Gathered) -> bool {
-        let wanted = Wanted::of(plan, bound, &self.shared.namespace, &self.shared.hasher);
+        let wanted = Arc::new(Wanted::of(plan, bound, &self.shared.namespace, &self.shared.hasher));
         if self.shared.fill_at_hand(plan, &wanted, limits, into) {
             return false;
         }
@@ -124,7 +128,7 @@ impl Store {
 
     /// Reads rows of Feast hashes; where they are kept and how long it may take is the same as for [`fetch`](Self::fetch).
     pub async fn fetch_hashes(&self, asks: &[HashAsk], limits: Limits) -> Hashes {
-        let wanted = Wanted::of_hashes(asks, &self.shared.hasher);
+        let wanted = Arc::new(Wanted::of_hashes(asks, &self.shared.hasher));
         let (found, was_cut) = match &self.shared.backend {
             // Hashes live in Redis: nobody put any in here.
             Backend::Embedded(_) => (vec![Found::Hole(Provenance::Missing); wanted.len()], false),
@@ -134,7 +138,7 @@ impl Store {
             Found::Row { row, provenance, age_ms } => HashFound::Row { row: row.bytes().clone(), provenance, age_ms },
             Found::Hole(provenance) => HashFound::Hole(provenance),
         });
-        Hashes { found: found.collect(), rows: wanted.rows, was_cut }
+        Hashes { found: found.collect(), rows: wanted.rows.clone(), was_cut }
     }
 
     /// What the store counted so far.
@@ -168,7 +172,8 @@ impl Store {
 /// An entity that the cache could not answer, with the row to serve if the store does not answer either.
 struct Ask {
     entity: usize,
-    old: Option<(Row, Entry)>,
+    /// Rare, and so somewhere else.
+    old: Option<Box<(Row, Entry)>>,
 }
 
 impl Shared {
@@ -191,7 +196,12 @@ impl Shared {
         }
     }
 
-    async fn through_cache(self: &Arc<Self>, redis: &Redis, wanted: &Wanted, limits: Limits) -> (Vec<Found>, bool) {
+    async fn through_cache(
+        self: &Arc<Self>,
+        redis: &Redis,
+        wanted: &Arc<Wanted>,
+        limits: Limits,
+    ) -> (Vec<Found>, bool) {
         let landings = self.flights.landings();
         let now = Instant::now();
         let (mut found, asks, aging) = self.look(wanted, limits, now);
@@ -202,7 +212,7 @@ impl Shared {
         if asks.is_empty() {
             return (found, false);
         }
-        let (seats, reads) = match self.board(redis, wanted, &asks, landings, limits, now) {
+        let (boarding, reads) = match self.board(redis, wanted, &asks, landings, limits, now) {
             Ok(boarded) => boarded,
             Err(why) => {
                 self.fall_back(wanted, asks, why, limits, &mut found);
@@ -211,16 +221,14 @@ impl Shared {
         };
         let all = async {
             join_all(reads).await;
-            for seat in seats.iter().flatten() {
-                seat.landed().await;
-            }
+            boarding.landed().await;
         };
         // Out of time is no error here: each seat is asked for what it has.
         let was_cut = timeout_at(limits.deadline, all).await.is_none();
         let mut unanswered = Vec::new();
-        for (ask, seat) in asks.into_iter().zip(seats) {
+        for (place, ask) in asks.into_iter().enumerate() {
             let entity = ask.entity;
-            found[entity] = match seat.as_ref().map(Seat::answer) {
+            found[entity] = match boarding.answer(place) {
                 Some(Some(Answer::Row(bytes))) => self.checked(bytes.clone(), wanted.shape(entity)),
                 Some(Some(Answer::Nothing)) => Found::Hole(Provenance::Missing),
                 Some(None | Some(Answer::Failed(Trouble::Timeout))) => {
@@ -241,12 +249,12 @@ impl Shared {
     fn board(
         self: &Arc<Self>,
         redis: &Redis,
-        wanted: &Wanted,
+        wanted: &Arc<Wanted>,
         asks: &[Ask],
         landings: u64,
         limits: Limits,
         now: Instant,
-    ) -> Result<(Vec<Option<Seat>>, Vec<UnderWay>), Provenance> {
+    ) -> Result<(Boarding, Vec<UnderWay>), Provenance> {
         if now >= limits.deadline {
             return Err(Provenance::Late);
         }
@@ -256,21 +264,22 @@ impl Shared {
         }
         let permit = self.reads.clone().try_acquire_owned().ok();
         let boards = if permit.is_some() { Boards::Leading } else { Boards::Joining };
-        let keys = keys(wanted, asks);
-        let node_of = |place: usize| redis.node_of(stored_key(wanted, asks[place].entity));
-        let Boarding { seats, leaders } = self.flights.board(keys, boards, node_of);
-        if seats.iter().any(Option::is_none) {
+        let owners = redis.owners();
+        let node_of = |entity: usize| owners.number(stored_key(wanted, entity));
+        let mut boarding = self.flights.board(wanted, asks.iter().map(|ask| ask.entity), boards, node_of);
+        let (seated, leaders) = (boarding.seated(), take(&mut boarding.leaders));
+        if seated < asks.len() {
             self.counters.trouble(Trouble::Busy);
         }
-        let led: usize = leaders.iter().map(|leader| leader.keys().len()).sum();
-        self.counters.flights_joined.add(seats.iter().flatten().count() - led);
-        let Some(permit) = permit.map(Arc::new) else { return Ok((seats, vec![])) };
+        let led: usize = leaders.iter().map(|leader| leader.entities().len()).sum();
+        self.counters.flights_joined.add(seated - led);
+        let Some(permit) = permit.map(Arc::new) else { return Ok((boarding, vec![])) };
         let send = |leader: Leader| {
-            let errand = Errand::of(wanted, asks, &seats, leader, Waits::until(limits.deadline), permit.clone());
+            let errand = Errand::of(asks, leader, owners.clone(), Waits::until(limits.deadline), permit.clone());
             self.send(errand, redis, landings, limits, now)
         };
         let reads = leaders.into_iter().filter_map(send).collect();
-        Ok((seats, reads))
+        Ok((boarding, reads))
     }
 
     /// Starts the read, unless it turns out that a flight which landed after the look into the cache has
@@ -283,23 +292,25 @@ impl Shared {
         limits: Limits,
         now: Instant,
     ) -> Option<UnderWay> {
-        let mut answers: Vec<Option<Answer>> = vec![None; errand.shapes.len()];
-        if self.flights.landings() != landings {
-            let keys = errand.leader.keys().iter().zip(&errand.shapes);
-            for (answer, (key, shape)) in answers.iter_mut().zip(keys) {
-                *answer = match self.cache.look(key, shape, limits.max_stale, now) {
+        let mut brought = Vec::new();
+        if self.flights.landings() != landings && !self.cache.is_none() {
+            let wanted = errand.leader.wanted();
+            let look = |&entity: &u32| {
+                let (key, shape) = (wanted.key(entity as usize), wanted.shape(entity as usize));
+                match self.cache.look(key, shape, limits.max_stale, now) {
                     Look::Fresh(row, _) => Some(Answer::Row(row.bytes().clone())),
                     Look::Negative => Some(Answer::Nothing),
                     Look::Aging(..) | Look::Old(..) | Look::Nothing => None,
-                };
+                }
+            };
+            brought = errand.leader.entities().iter().map(look).collect();
+            if brought.iter().all(Option::is_some) {
+                errand.leader.land(brought.into_iter().flatten().collect());
+                return None;
             }
         }
-        if answers.iter().all(Option::is_some) {
-            errand.leader.land(answers.into_iter().flatten().collect());
-            return None;
-        }
         let waits = errand.waits.clone();
-        Some(UnderWay { read: Some(Box::pin(errand.run(self.clone(), redis.clone(), answers))), waits })
+        Some(UnderWay { read: Some(Box::pin(errand.run(self.clone(), redis.clone(), brought))), waits })
     }
 
     /// No read at all: whatever is stale, and holes for the rest.
@@ -318,7 +329,7 @@ impl Shared {
         // Not the time of the look: a row may have grown too old while the store was waited for.
         let now = Instant::now();
         for Ask { entity, old } in asks {
-            let Some((row, entry)) = old else { continue };
+            let Some((row, entry)) = old.map(|old| *old) else { continue };
             let read_at = entry.read_at();
             if may_serve_stale(wanted.shape(entity), limits.max_stale, read_at, now) {
                 self.counters.cache_stale.add(1);
@@ -361,110 +372,10 @@ impl Drop for UnderWay {
     }
 }
 
-/// A read from one node on its way, apart from the request that began it.
-struct Errand {
-    leader: Leader,
-    /// By the leader's keys.
-    shapes: Vec<Shape>,
-    /// What the cache holds of them.
-    known: Vec<Option<Entry>>,
-    /// The request that began it, while it waits.
-    waits: Arc<Waits>,
-    /// Nobody ever waited.
-    for_later: bool,
-    _permit: Arc<OwnedSemaphorePermit>,
-}
-
-impl Errand {
-    /// Of those asks that sit in the flight that `leader` leads.
-    fn of(
-        wanted: &Wanted,
-        asks: &[Ask],
-        seats: &[Option<Seat>],
-        leader: Leader,
-        waits: Waits,
-        permit: Arc<OwnedSemaphorePermit>,
-    ) -> Self {
-        let own = asks.iter().zip(seats);
-        let own = own.filter(|(_, seat)| seat.as_ref().is_some_and(|seat| seat.is_led_by(&leader)));
-        let of =
-            |(ask, _): (&Ask, _)| (wanted.shape(ask.entity).clone(), ask.old.as_ref().map(|(_, entry)| entry.clone()));
-        let (shapes, known) = own.map(of).unzip();
-        Self { leader, shapes, known, waits: Arc::new(waits), for_later: false, _permit: permit }
-    }
-
-    /// Reads the keys that have no answer yet, keeps what came, and lands.
-    async fn run(self, shared: Arc<Shared>, redis: Redis, mut answers: Vec<Option<Answer>>) {
-        let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
-        let keys = self.leader.keys();
-        let read_at = Instant::now();
-        let read = if missing.len() == keys.len() {
-            read(&redis, keys, &self.shapes, &self.waits).await
-        } else {
-            let keys: Vec<Bytes> = missing.iter().map(|i| keys[*i].clone()).collect();
-            let shapes: Vec<Shape> = missing.iter().map(|i| self.shapes[*i].clone()).collect();
-            read(&redis, &keys, &shapes, &self.waits).await
-        };
-        let is_late = !self.for_later && self.waits.are_over(Instant::now());
-        for (&index, answer) in missing.iter().zip(read) {
-            let (key, shape) = (&keys[index], &self.shapes[index]);
-            match &answer {
-                // Bytes that are no row of this shape are not kept: the next request looks again.
-                Answer::Row(bytes) if shape.check(bytes).is_err() => {}
-                Answer::Row(bytes) => {
-                    let known = self.known[index].as_ref();
-                    if !known.is_some_and(|known| shared.cache.renew(key, shape, known, bytes, read_at)) {
-                        shared.cache.keep(key, shape, Some(bytes), read_at);
-                    }
-                    if is_late {
-                        shared.counters.late_fills.add(1);
-                    }
-                }
-                Answer::Nothing => shared.cache.keep(key, shape, None, read_at),
-                Answer::Failed(_) => {}
-            }
-            answers[index] = Some(answer);
-        }
-        let failed = || Answer::Failed(Trouble::Other);
-        self.leader.land(answers.into_iter().map(|answer| answer.unwrap_or_else(failed)).collect());
-    }
-}
-
-/// What flights know the asks by. The keys lie in one piece: none of them outlives its flight.
-fn keys(wanted: &Wanted, asks: &[Ask]) -> impl Iterator<Item = (u64, Bytes)> {
-    let mut all = Vec::with_capacity(asks.iter().map(|ask| wanted.key(ask.entity).len()).sum());
-    asks.iter().for_each(|ask| all.extend_from_slice(wanted.key(ask.entity)));
-    let mut all = Bytes::from(all);
-    asks.iter().map(move |ask| (wanted.hash(ask.entity), all.split_to(wanted.key(ask.entity).len())))
-}
-
 /// Under which key Redis has an entity's row.
 fn stored_key(wanted: &Wanted, entity: usize) -> &[u8] {
     match wanted.shape(entity) {
         Shape::Packed(_) => wanted.key(entity),
         Shape::Hash(_) => wanted.key(entity).get(hash::ID_BYTES..).unwrap_or_default(),
     }
-}
-
-/// Each row the way it is stored; rows of both kinds at the same time.
-async fn read(redis: &Redis, keys: &[Bytes], shapes: &[Shape], waits: &Waits) -> Vec<Answer> {
-    let hashes = shapes.iter().filter(|shape| matches!(shape, Shape::Hash(_))).count();
-    if hashes == 0 {
-        return redis.read(keys, waits).await;
-    }
-    if hashes == shapes.len() {
-        return hash::read(redis, keys, shapes, waits).await;
-    }
-    let pick = |hash: bool| -> (Vec<Bytes>, Vec<Shape>) {
-        let picked = keys.iter().zip(shapes).filter(|(_, shape)| matches!(shape, Shape::Hash(_)) == hash);
-        picked.map(|(key, shape)| (key.clone(), shape.clone())).unzip()
-    };
-    let ((packed, _), (own, own_shapes)) = (pick(false), pick(true));
-    let (packed, hashed) = tokio::join!(redis.read(&packed, waits), hash::read(redis, &own, &own_shapes, waits));
-    let (mut packed, mut hashed) = (packed.into_iter(), hashed.into_iter());
-    let answer = |shape: &Shape| match shape {
-        Shape::Packed(_) => packed.next(),
-        Shape::Hash(_) => hashed.next(),
-    };
-    shapes.iter().map(answer).map(|answer| answer.unwrap_or(Answer::Failed(Trouble::Other))).collect()
 }

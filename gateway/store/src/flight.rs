@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use tokio::sync::Notify;
 
 use crate::Trouble;
+use crate::wanted::Wanted;
 
 /// What the store said about one key.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,35 +27,46 @@ pub(crate) enum Answer {
 
 /// All reads under way.
 pub(crate) struct Flights {
-    seats: Mutex<HashTable<Taken>>,
+    sky: Mutex<Sky>,
     hasher: DefaultHashBuilder,
     landings: AtomicU64,
 }
 
-/// The seat that is taken for a key.
+#[derive(Default)]
+struct Sky {
+    seats: HashTable<Taken>,
+    numbers: Numbers,
+}
+
+/// The flights under way, by the numbers by which seats name them: that is cheaper than to share each a hundred times.
+#[derive(Default)]
+struct Numbers {
+    flights: Vec<Option<Arc<Flight>>>,
+    /// Numbers that no flight has.
+    free: Vec<u32>,
+}
+
+/// The seat that is taken for a key, and which of its flight's entities that is of.
 struct Taken {
     hash: u64,
-    key: Bytes,
-    seat: Seat,
+    flight: u32,
+    place: u32,
+    entity: u32,
 }
 
 /// One batch on its way to the store and back.
 struct Flight {
+    /// By the request that began it.
+    wanted: Arc<Wanted>,
     answers: OnceLock<Vec<Answer>>,
     landed: Notify,
 }
 
-/// One key's place in a flight.
-#[derive(Clone)]
-pub(crate) struct Seat {
-    flight: Arc<Flight>,
-    index: usize,
-}
-
 /// What became of the keys that wanted a flight.
 pub(crate) struct Boarding {
-    /// By key: its seat, or `None` where nobody reads it and the caller may not start a read either.
-    pub(crate) seats: Vec<Option<Seat>>,
+    flights: Vec<Arc<Flight>>,
+    /// By key: its flight and its place there, or `None` where nobody reads it and the caller may not start a read either.
+    seats: Vec<Option<(u32, u32)>>,
     /// The reads that the caller must now do, for the keys nobody else reads: one for each node that has some of them,
     /// so that each lands when its own node has answered.
     pub(crate) leaders: Vec<Leader>,
@@ -68,7 +81,7 @@ pub(crate) enum Boards {
 
 impl Flights {
     pub(crate) fn new(hasher: DefaultHashBuilder) -> Self {
-        Self { seats: Mutex::default(), hasher, landings: AtomicU64::new(0) }
+        Self { sky: Mutex::default(), hasher, landings: AtomicU64::new(0) }
     }
 
     /// Changes whenever a flight has landed: equal before a look into the cache and after boarding, no row
@@ -77,78 +90,136 @@ impl Flights {
         self.landings.load(SeqCst)
     }
 
-    /// Finds a seat for each of these distinct keys, with their hashes. Those at places to which `node_of` gives the same
-    /// number share a flight.
+    /// Finds a seat for each of these entities. Those to which `node_of` gives the same number share a flight.
     pub(crate) fn board(
         self: &Arc<Self>,
-        keys: impl Iterator<Item = (u64, Bytes)>,
+        wanted: &Arc<Wanted>,
+        entities: impl ExactSizeIterator<Item = usize>,
         how: Boards,
         node_of: impl Fn(usize) -> usize,
     ) -> Boarding {
-        let mut led: Vec<(usize, Leader)> = Vec::new();
-        let mut table = self.seats();
-        let seat = |(place, (hash, key)): (usize, (u64, Bytes))| {
-            if let Some(taken) = table.find(hash, |taken| taken.key == key) {
-                return Some(taken.seat.clone());
-            }
-            if how == Boards::Joining {
-                return None;
-            }
-            let node = node_of(place);
-            let known = led.iter().position(|(of, ..)| *of == node);
-            let at = known.unwrap_or_else(|| {
-                let flight = Arc::new(Flight { answers: OnceLock::new(), landed: Notify::new() });
-                led.push((node, Leader { flights: self.clone(), flight, keys: Vec::new(), hashes: Vec::new() }));
-                led.len() - 1
-            });
-            let (_, leader) = &mut led[at];
-            let seat = Seat { flight: leader.flight.clone(), index: leader.keys.len() };
-            table.insert_unique(hash, Taken { hash, key: key.clone(), seat: seat.clone() }, |taken| taken.hash);
-            leader.keys.push(key);
-            leader.hashes.push(hash);
-            Some(seat)
-        };
-        let seats = keys.enumerate().map(seat).collect();
-        drop(table);
-        Boarding { seats, leaders: led.into_iter().map(|(_, leader)| leader).collect() }
+        let keys = entities.len();
+        let mut boarding = Boarding { flights: Vec::new(), seats: Vec::with_capacity(keys), leaders: Vec::new() };
+        let mut sky = self.sky();
+        let Sky { seats, numbers } = &mut *sky;
+        for entity in entities {
+            let (hash, key) = (wanted.hash(entity), wanted.key(entity));
+            let is_own = |taken: &Taken| taken.hash == hash && numbers.of(taken).is_some_and(|of| of.key(taken) == key);
+            let seat = match seats.entry(hash, is_own, |taken| taken.hash) {
+                Entry::Occupied(taken) => numbers.of(taken.get()).map(|of| (boarding.joins(of), taken.get().place)),
+                Entry::Vacant(_) if how == Boards::Joining => None,
+                Entry::Vacant(seat) => {
+                    let node = node_of(entity);
+                    let known = boarding.leaders.iter().position(|leader| leader.node == node);
+                    let led = known.unwrap_or_else(|| boarding.leads(self, numbers, wanted, node, keys));
+                    let leader = &mut boarding.leaders[led];
+                    let (place, entity) = (leader.entities.len() as u32, entity as u32);
+                    seat.insert(Taken { hash, flight: leader.number, place, entity });
+                    leader.entities.push(entity);
+                    Some((leader.at, place))
+                }
+            };
+            boarding.seats.push(seat);
+        }
+        drop(sky);
+        boarding
     }
 
     /// Whoever wants the key from now on begins a read of his own: the one under way may bring the value of before.
     pub(crate) fn forget(&self, key: &[u8]) {
         let hash = self.hasher.hash_one(key);
-        if let Ok(taken) = self.seats().find_entry(hash, |taken| taken.key == key) {
+        let Sky { seats, numbers } = &mut *self.sky();
+        let is_own = |taken: &Taken| taken.hash == hash && numbers.of(taken).is_some_and(|of| of.key(taken) == key);
+        if let Ok(taken) = seats.find_entry(hash, is_own) {
             taken.remove();
         }
     }
 
     /// Nothing panics while the lock is held, and a half-done boarding would only be a missing or a surplus
     /// entry of a flight whose guard still lives: poison means nothing here.
-    fn seats(&self) -> MutexGuard<'_, HashTable<Taken>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sky(&self) -> MutexGuard<'_, Sky> {
+        self.sky.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seat {
-    /// The answer, if it is there.
-    pub(crate) fn answer(&self) -> Option<&Answer> {
-        self.flight.answers.get()?.get(self.index)
+impl Numbers {
+    fn of(&self, taken: &Taken) -> Option<&Arc<Flight>> {
+        self.flights[taken.flight as usize].as_ref()
     }
 
-    /// The seat is in the flight that `leader` leads.
-    pub(crate) fn is_led_by(&self, leader: &Leader) -> bool {
-        Arc::ptr_eq(&self.flight, &leader.flight)
+    fn take(&mut self, flight: Arc<Flight>) -> u32 {
+        let number = self.free.pop().unwrap_or(self.flights.len() as u32);
+        if number as usize == self.flights.len() {
+            self.flights.push(None);
+        }
+        self.flights[number as usize] = Some(flight);
+        number
     }
 
-    /// Waits until the flight has landed.
+    fn give_back(&mut self, number: u32) {
+        self.flights[number as usize] = None;
+        self.free.push(number);
+    }
+}
+
+impl Boarding {
+    fn joins(&mut self, flight: &Arc<Flight>) -> u32 {
+        let known = self.flights.iter().position(|known| Arc::ptr_eq(known, flight));
+        let at = known.unwrap_or(self.flights.len());
+        if known.is_none() {
+            self.flights.push(flight.clone());
+        }
+        at as u32
+    }
+
+    fn leads(
+        &mut self,
+        flights: &Arc<Flights>,
+        numbers: &mut Numbers,
+        wanted: &Arc<Wanted>,
+        node: usize,
+        keys: usize,
+    ) -> usize {
+        let flight = Arc::new(Flight { wanted: wanted.clone(), answers: OnceLock::new(), landed: Notify::new() });
+        let (number, at) = (numbers.take(flight.clone()), self.joins(&flight));
+        let entities = Vec::with_capacity(keys);
+        self.leaders.push(Leader { flights: flights.clone(), flight, number, at, node, entities });
+        self.leaders.len() - 1
+    }
+
+    /// Of the key at this place: the answer, if it is there; `None` if it has no seat.
+    pub(crate) fn answer(&self, place: usize) -> Option<Option<&Answer>> {
+        let (flight, place) = self.seats[place]?;
+        Some(self.flights[flight as usize].answers.get().and_then(|answers| answers.get(place as usize)))
+    }
+
+    /// How many keys have a seat.
+    pub(crate) fn seated(&self) -> usize {
+        self.seats.iter().flatten().count()
+    }
+
+    /// Waits until all flights have landed.
     pub(crate) async fn landed(&self) {
-        if self.flight.answers.get().is_some() {
+        for flight in &self.flights {
+            flight.landed().await;
+        }
+    }
+}
+
+impl Flight {
+    fn key(&self, taken: &Taken) -> &[u8] {
+        self.wanted.key(taken.entity as usize)
+    }
+
+    async fn landed(&self) {
+        if self.answers.get().is_some() {
             return;
         }
-        let landed = self.flight.landed.notified();
+        let landed = self.landed.notified();
         tokio::pin!(landed);
         // Listen first, then look: a landing in between is not missed.
         landed.as_mut().enable();
-        if self.flight.answers.get().is_none() {
+        if self.answers.get().is_none() {
             landed.await;
         }
     }
@@ -158,17 +229,30 @@ impl Seat {
 pub(crate) struct Leader {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
-    keys: Vec<Bytes>,
-    hashes: Vec<u64>,
+    number: u32,
+    /// Its place in the boarding.
+    at: u32,
+    node: usize,
+    entities: Vec<u32>,
 }
 
 impl Leader {
-    /// The keys to read.
-    pub(crate) fn keys(&self) -> &[Bytes] {
-        &self.keys
+    /// What is to be read: some [entities](Self::entities) of this.
+    pub(crate) fn wanted(&self) -> &Wanted {
+        &self.flight.wanted
     }
 
-    /// Hands the answers, by [`keys`](Self::keys), to everyone who waits.
+    /// The number of the node that has them.
+    pub(crate) fn node(&self) -> usize {
+        self.node
+    }
+
+    /// Which, in the order in which they boarded.
+    pub(crate) fn entities(&self) -> &[u32] {
+        &self.entities
+    }
+
+    /// Hands the answers, by [`entities`](Self::entities), to everyone who waits.
     pub(crate) fn land(self, answers: Vec<Answer>) {
         // Nobody else sets them: a flight has one leader. Dropping `self` does the rest.
         let _ = self.flight.answers.set(answers);
@@ -177,26 +261,28 @@ impl Leader {
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        self.flight.answers.get_or_init(|| vec![Answer::Failed(Trouble::Other); self.keys.len()]);
-        let mut table = self.flights.seats();
-        for (&hash, key) in self.hashes.iter().zip(&self.keys) {
+        self.flight.answers.get_or_init(|| vec![Answer::Failed(Trouble::Other); self.entities.len()]);
+        let mut sky = self.flights.sky();
+        for (place, &entity) in self.entities.iter().enumerate() {
             // Forgotten keys may have a newer flight.
-            let own = |taken: &Taken| Arc::ptr_eq(&taken.seat.flight, &self.flight) && taken.key == key;
-            if let Ok(taken) = table.find_entry(hash, own) {
+            let own = |taken: &Taken| (taken.flight, taken.place as usize) == (self.number, place);
+            if let Ok(taken) = sky.seats.find_entry(self.flight.wanted.hash(entity as usize), own) {
                 taken.remove();
             }
         }
+        sky.numbers.give_back(self.number);
         // Inside the lock: whoever boards next sees the landing.
         self.flights.landings.fetch_add(1, SeqCst);
-        drop(table);
+        drop(sky);
         self.flight.landed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 impl Flights {
-    pub(crate) fn hashed(&self, keys: &[&'static str]) -> impl Iterator<Item = (u64, Bytes)> {
-        keys.iter().map(|key| (self.hasher.hash_one(key.as_bytes()), Bytes::from_static(key.as_bytes())))
+    /// For whoever wants just these keys.
+    pub(crate) fn boarded(self: &Arc<Self>, keys: &[&str], how: Boards, node_of: impl Fn(usize) -> usize) -> Boarding {
+        self.board(&Arc::new(Wanted::of_keys(keys, &self.hasher)), 0..keys.len(), how, node_of)
     }
 }
 
@@ -209,7 +295,12 @@ mod tests {
     }
 
     fn board(flights: &Arc<Flights>, keys: &[&'static str]) -> Boarding {
-        flights.board(flights.hashed(keys), Boards::Leading, |_| 0)
+        flights.boarded(keys, Boards::Leading, |_| 0)
+    }
+
+    fn keys(leader: &Leader) -> Vec<String> {
+        let key = |&entity: &u32| String::from_utf8(leader.wanted().key(entity as usize).to_vec()).unwrap();
+        leader.entities().iter().map(key).collect()
     }
 
     fn one(boarding: Boarding) -> Leader {
@@ -220,13 +311,12 @@ mod tests {
     #[test]
     fn each_node_has_a_flight_of_its_own() {
         let flights = flights();
-        let keys = flights.hashed(&["a1", "b1", "a2"]);
-        let boarding = flights.board(keys, Boards::Leading, |place| place % 2);
-        let led: Vec<_> = boarding.leaders.iter().map(|leader| leader.keys().to_vec()).collect();
+        let mut boarding = flights.boarded(&["a1", "b1", "a2"], Boards::Leading, |entity| entity % 2);
+        let mut leaders = std::mem::take(&mut boarding.leaders).into_iter();
+        let led: Vec<_> = leaders.as_slice().iter().map(keys).collect();
         assert_eq!(led, [vec!["a1", "a2"], vec!["b1"]]);
-        let mut leaders = boarding.leaders.into_iter();
         leaders.next().unwrap().land(vec![Answer::Nothing, Answer::Row("row".into())]);
-        let answers: Vec<_> = boarding.seats.iter().map(|seat| seat.as_ref().unwrap().answer()).collect();
+        let answers: Vec<_> = (0..3).map(|place| boarding.answer(place).unwrap()).collect();
         assert_eq!(answers, [Some(&Answer::Nothing), None, Some(&Answer::Row("row".into()))]);
     }
 
@@ -235,15 +325,14 @@ mod tests {
         let flights = flights();
         let first = board(&flights, &["a", "b"]);
         let second = board(&flights, &["b", "c"]);
-        assert_eq!(second.leaders[0].keys(), ["c"]);
-        let follower = second.seats[0].clone().unwrap();
+        assert_eq!(keys(&second.leaders[0]), ["c"]);
         let waiting = tokio::spawn(async move {
-            follower.landed().await;
-            follower.answer().cloned()
+            second.flights[0].landed().await;
+            (second.answer(0).unwrap().cloned(), second.answer(1).unwrap().cloned())
         });
         one(first).land(vec![Answer::Nothing, Answer::Row("row".into())]);
-        assert_eq!(waiting.await.unwrap(), Some(Answer::Row("row".into())));
-        assert_eq!(one(board(&flights, &["a", "b"])).keys(), ["a", "b"], "landed keys are free again");
+        assert_eq!(waiting.await.unwrap(), (Some(Answer::Row("row".into())), None));
+        assert_eq!(keys(&one(board(&flights, &["a", "b"]))), ["a", "b"], "landed keys are free again");
     }
 
     #[tokio::test]
@@ -255,10 +344,9 @@ mod tests {
             let _leader = one(first);
             panic!("as a test");
         });
-        let seat = second.seats[0].clone().unwrap();
-        seat.landed().await;
+        second.landed().await;
         assert!(crash.await.is_err() && second.leaders.is_empty());
-        assert_eq!(seat.answer(), Some(&Answer::Failed(Trouble::Other)));
+        assert_eq!(second.answer(0), Some(Some(&Answer::Failed(Trouble::Other))));
         assert_eq!(flights.landings(), before + 1);
         assert!(board(&flights, &["a"]).leaders.len() == 1);
     }
@@ -267,8 +355,8 @@ mod tests {
     fn who_may_not_lead_can_still_join() {
         let flights = flights();
         let first = board(&flights, &["a"]);
-        let second = flights.board(flights.hashed(&["a", "b"]), Boards::Joining, |_| 0);
-        assert!(second.seats[0].is_some() && second.seats[1].is_none() && second.leaders.is_empty());
+        let second = flights.boarded(&["a", "b"], Boards::Joining, |_| 0);
+        assert_eq!((second.answer(0), second.answer(1), second.leaders.len()), (Some(None), None, 0));
         drop(first);
     }
 }

@@ -112,12 +112,12 @@ impl Question {
     fn push(&self, parts: &[Part<'_>], commands: &mut Commands) {
         let hash = self.parts.first().map(|&p| parts[p].hash.clone()).unwrap_or_default();
         if self.whole {
-            commands.push("HGETALL", hash, std::iter::empty());
+            commands.push("HGETALL", &hash, std::iter::empty());
         } else if let [part] = self.parts[..] {
-            commands.push("HMGET", hash, parts[part].fields());
+            commands.push("HMGET", &hash, parts[part].fields());
         } else {
             let fields: Vec<&[u8]> = self.parts.iter().flat_map(|&p| parts[p].fields()).collect();
-            commands.push("HMGET", hash, fields.into_iter());
+            commands.push("HMGET", &hash, fields.into_iter());
         }
     }
 }

@@ -42,7 +42,7 @@ use crate::flight::Answer;
 use crate::key::namespace_prefix;
 use crate::tracking::Tracking;
 use crate::{Counters, Trouble};
-use cluster::Cluster;
+use cluster::{Cluster, Map};
 use commands::Commands;
 use dial::{Dialer, Place};
 use node::{Alarm, Duty, Family, PIPELINES_MAX};
@@ -61,6 +61,25 @@ struct Shared {
     tracking: Option<Arc<Tracking>>,
     /// Aborts the tasks that follow the layout when the last clone goes.
     _followers: JoinSet<()>,
+}
+
+/// Which node has which key, as it was known once. A key that has moved since is redirected.
+#[derive(Clone)]
+pub(crate) struct Owners(Option<Arc<Map>>);
+
+impl Owners {
+    /// Keys with the same number are read from the same node. Who reads each node's keys on their own is not held up by
+    /// another node.
+    pub(crate) fn number(&self, key: &[u8]) -> usize {
+        match &self.0 {
+            None => 0,
+            Some(map) => map.owner(key).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn shard(&self, number: usize) -> Option<&Arc<Shard>> {
+        self.0.as_ref()?.shard(number)
+    }
 }
 
 enum Layout {
@@ -157,20 +176,19 @@ impl Redis {
         }
     }
 
-    /// Keys with the same number are read from the same node, as of now. Who reads each node's keys on their own
-    /// is not held up by another node.
-    pub(crate) fn node_of(&self, key: &[u8]) -> usize {
+    /// Which node has which key, as of now.
+    pub(crate) fn owners(&self) -> Owners {
         match &self.shared.layout {
-            Layout::One(_) | Layout::Sentinel(_) => 0,
-            Layout::Cluster(cluster) => cluster.node_of(key),
+            Layout::One(_) | Layout::Sentinel(_) => Owners(None),
+            Layout::Cluster(cluster) => Owners(cluster.map()),
         }
     }
 
-    /// Reads these keys; one answer for each, in order.
-    pub(crate) async fn read(&self, keys: &[Bytes], waits: &Waits) -> Vec<Answer> {
+    /// Reads these keys, which all have this number; one answer for each, in order.
+    pub(crate) async fn read(&self, keys: &[&[u8]], owners: &Owners, number: usize, waits: &Waits) -> Vec<Answer> {
         match &self.shared.layout {
             Layout::One(shard) => shard.read(keys, waits).await,
-            Layout::Cluster(cluster) => cluster.read(keys, waits).await,
+            Layout::Cluster(cluster) => cluster.read(keys, owners.shard(number), waits).await,
             Layout::Sentinel(master) => match self.master(master).await {
                 Ok(shard) => shard.read(keys, waits).await,
                 Err(trouble) => vec![Answer::Failed(trouble); keys.len()],

@@ -305,7 +305,7 @@ mod tests {
     #[tokio::test]
     async fn who_asks_after_a_write_does_not_wait_for_a_read_from_before() {
         let scene = scene();
-        let board = || scene.flights.board(scene.flights.hashed(&["k"]), Boards::Leading, |_| 0).leaders.pop();
+        let board = || scene.flights.boarded(&["k"], Boards::Leading, |_| 0).leaders.pop();
         let first = board().unwrap();
         assert!(board().is_none());
         scene.tracking.written(b"k");

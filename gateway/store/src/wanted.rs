@@ -16,6 +16,8 @@ use crate::shape::Shape;
 
 /// Stands for an entity that cannot be, until all others are known.
 const NOBODY: u32 = u32::MAX;
+/// What a join key takes in a key besides its own bytes, or as a number: a guess that spares growing.
+const PART_BYTES: usize = 8;
 /// Weir's timestamps are in microseconds, Feast's join keys in seconds.
 const MICROS: i64 = 1_000_000;
 
@@ -119,10 +121,30 @@ impl Wanted {
         wanted
     }
 
+    /// Of entities that have nothing but keys.
+    #[cfg(test)]
+    pub(crate) fn of_keys(keys: &[&str], hasher: &DefaultHashBuilder) -> Self {
+        let mut wanted = Self::with_capacity(1);
+        for key in keys {
+            wanted.keys.extend_from_slice(key.as_bytes());
+            wanted.ends.push(wanted.keys.len());
+            wanted.hashes.push(hasher.hash_one(key.as_bytes()));
+            wanted.reads.push(0);
+        }
+        wanted
+    }
+
     fn with_capacity(reads: usize) -> Self {
         let (shapes, rows) = (Vec::with_capacity(reads), Vec::with_capacity(reads));
         let (keys, ends, hashes, reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { keys, ends, hashes, reads, shapes, rows, has_nobody: false }
+    }
+
+    fn reserve(&mut self, entities: usize, bytes: usize) {
+        self.keys.reserve(bytes);
+        self.ends.reserve(entities);
+        self.hashes.reserve(entities);
+        self.reads.reserve(entities);
     }
 
     fn add(
@@ -137,6 +159,8 @@ impl Wanted {
         let rows = if read.scope == Scope::Context { 1 } else { bound.rows };
         let mut prefix = Vec::with_capacity(64);
         push_prefix(&mut prefix, namespace, &read.view);
+        let parts: usize = read.keys.iter().map(|&key| bound.keys[key].bytes() + rows * PART_BYTES).sum();
+        self.reserve(rows, rows * prefix.len() + parts);
         let index = self.shapes.len();
         let mut entities = Vec::with_capacity(rows);
         for row in 0..rows {

@@ -60,10 +60,11 @@ impl Shared {
     /// be asked for in the background.
     pub(super) fn look(&self, wanted: &Wanted, limits: Limits, now: Instant) -> (Vec<Found>, Vec<Ask>, Vec<Ask>) {
         let mut found = Vec::with_capacity(wanted.len());
-        let (mut asks, mut aging) = (Vec::new(), Vec::new());
+        let (mut asks, mut aging) = (Vec::with_capacity(wanted.len()), Vec::new());
         let mut negatives = 0;
-        for (entity, copy) in self.copies(wanted, limits, now).into_iter().enumerate() {
-            if let Some(copy) = copy {
+        let mut copies = self.copies(wanted, limits, now).into_iter();
+        for entity in 0..wanted.len() {
+            if let Some(copy) = copies.next().flatten() {
                 negatives += usize::from(matches!(copy, Found::Hole(_)));
                 found.push(copy);
                 continue;
@@ -76,11 +77,11 @@ impl Shared {
                 }
                 Look::Aging(row, entry) => {
                     let age_ms = millis(now.saturating_duration_since(entry.read_at()));
-                    aging.push(Ask { entity, old: Some((row.clone(), entry)) });
+                    aging.push(Ask { entity, old: Some(Box::new((row.clone(), entry))) });
                     Found::Row { row, provenance: Provenance::Stale, age_ms }
                 }
                 Look::Old(row, entry) => {
-                    asks.push(Ask { entity, old: Some((row, entry)) });
+                    asks.push(Ask { entity, old: Some(Box::new((row, entry))) });
                     Found::Hole(Provenance::Late)
                 }
                 Look::Nothing => {
@@ -97,12 +98,10 @@ impl Shared {
     }
 
     /// Of everything that is wanted, what copies say that are at hand: they are copied once more, since the store may
-    /// have to be waited for.
+    /// have to be waited for. Nothing at all if there is no room for copies.
     fn copies(&self, wanted: &Wanted, limits: Limits, now: Instant) -> Vec<Option<Found>> {
         let mut rows = Vec::new();
-        let Some(at_hand) = self.cache.at_hand(limits.max_stale, now) else {
-            return vec![None; wanted.len()];
-        };
+        let Some(at_hand) = self.cache.at_hand(limits.max_stale, now) else { return vec![] };
         let copy = |(entity, place)| {
             let line = at_hand.find(wanted, entity, place)?;
             let from = rows.len();

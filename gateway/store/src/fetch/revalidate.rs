@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{Ask, Errand, Limits, Shared, keys, stored_key};
+use super::errand::Errand;
+use super::{Ask, Limits, Shared, stored_key};
 use crate::Redis;
-use crate::flight::{Boarding, Boards, Leader};
+use crate::flight::{Boards, Leader};
 use crate::redis::Waits;
 use crate::wanted::Wanted;
 
@@ -21,7 +22,7 @@ impl Shared {
     pub(super) fn revalidate(
         self: &Arc<Self>,
         redis: &Redis,
-        wanted: &Wanted,
+        wanted: &Arc<Wanted>,
         aging: &[Ask],
         landings: u64,
         limits: Limits,
@@ -32,14 +33,15 @@ impl Shared {
             self.counters.revalidations_withheld.add(aging.len());
             return;
         };
-        let keys = keys(wanted, aging);
-        let node_of = |place: usize| redis.node_of(stored_key(wanted, aging[place].entity));
-        let Boarding { seats, leaders } = self.flights.board(keys, Boards::Leading, node_of);
+        let owners = redis.owners();
+        let node_of = |entity: usize| owners.number(stored_key(wanted, entity));
+        let entities = aging.iter().map(|ask| ask.entity);
+        let leaders = self.flights.board(wanted, entities, Boards::Leading, node_of).leaders;
         let permit = Arc::new(permit);
         let send = |leader: Leader| {
-            self.counters.revalidations.add(leader.keys().len());
-            let errand = Errand::of(wanted, aging, &seats, leader, Waits::until(now), permit.clone());
-            self.send(Errand { for_later: true, ..errand }, redis, landings, limits, now)
+            self.counters.revalidations.add(leader.entities().len());
+            let errand = Errand::of(aging, leader, owners.clone(), Waits::until(now), permit.clone());
+            self.send(errand.for_later(), redis, landings, limits, now)
         };
         let reads: Vec<_> = leaders.into_iter().filter_map(send).collect();
         if !reads.is_empty() {

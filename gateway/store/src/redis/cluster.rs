@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::Value;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
@@ -48,7 +48,7 @@ struct Resident {
 }
 
 /// Who owns which slot.
-struct Map {
+pub(super) struct Map {
     table: Table,
     /// One per place of the table.
     shards: Vec<Arc<Shard>>,
@@ -69,10 +69,27 @@ impl Group {
         Self { shard, bytes: Vec::new(), count: 0, members: Vec::with_capacity(size) }
     }
 
+    /// All of them.
+    fn whole(shard: Arc<Shard>, commands: &Commands) -> Self {
+        let (bytes, count) = (commands.bytes().to_vec(), commands.len());
+        Self { shard, bytes, count, members: (0..count).map(|member| (member, member)).collect() }
+    }
+
     fn push(&mut self, member: usize, command: &[u8]) {
         self.members.push((member, self.count));
         self.bytes.extend_from_slice(command);
         self.count += 1;
+    }
+}
+
+impl Map {
+    /// Which of the shards has this key.
+    pub(super) fn owner(&self, key: &[u8]) -> Option<usize> {
+        self.table.owner(slot_of(key))
+    }
+
+    pub(super) fn shard(&self, owner: usize) -> Option<&Arc<Shard>> {
+        self.shards.get(owner)
     }
 }
 
@@ -110,20 +127,24 @@ impl Cluster {
         }
     }
 
-    /// Which of the keys share a node, as a number that means nothing else.
-    pub(super) fn node_of(&self, key: &[u8]) -> usize {
-        let map = self.map.now().and_then(Result::ok);
-        map.and_then(|map| map.table.owner(slot_of(key))).unwrap_or(usize::MAX)
+    /// Who owns which slot, if that is known.
+    pub(super) fn map(&self) -> Option<Arc<Map>> {
+        self.map.now().and_then(Result::ok)
     }
 
-    /// Reads these keys; one answer for each, in order.
-    pub(super) async fn read(&self, keys: &[Bytes], waits: &Waits) -> Vec<Answer> {
+    /// Reads these keys, all of which this shard has if one is named; one answer for each, in order.
+    pub(super) async fn read(&self, keys: &[&[u8]], of: Option<&Arc<Shard>>, waits: &Waits) -> Vec<Answer> {
         let mut gets = Commands::with_capacity(keys.len(), keys.iter().map(|key| key.len() + 24).sum());
-        keys.iter().for_each(|key| gets.push("GET", key.clone(), std::iter::empty()));
+        keys.iter().for_each(|key| gets.push("GET", key, std::iter::empty()));
         let is_row = |reply: &[u8]| reply.starts_with(b"$");
         let answer = |reply: Result<Bytes, Trouble>| match reply {
-            Ok(reply) => match Elements::of(&reply).next() {
-                Ok(Some(Element::Bulk(row))) => Answer::Row(reply.slice_ref(row)),
+            Ok(mut reply) => match Elements::of(&reply).next() {
+                Ok(Some(Element::Bulk(row))) => {
+                    let (row, end) = (row.len(), resp::LINE_END_BYTES);
+                    reply.advance(reply.len() - row - end);
+                    reply.truncate(row);
+                    Answer::Row(reply)
+                }
                 Ok(Some(Element::Nil)) => Answer::Nothing,
                 _ => Answer::Failed(Trouble::Protocol),
             },
@@ -131,7 +152,15 @@ impl Cluster {
             Err(Trouble::WrongType) => Answer::Nothing,
             Err(trouble) => Answer::Failed(trouble),
         };
-        self.ask(&gets, is_row, waits).await.into_iter().map(answer).collect()
+        let replies = match of {
+            Some(shard) => {
+                shard.counted(keys.len());
+                let groups = vec![Group::whole(shard.clone(), &gets)];
+                self.ask_groups(groups, &gets, is_row, Instant::now() + READ_LIFE, waits).await
+            }
+            None => self.ask(&gets, is_row, waits).await,
+        };
+        replies.into_iter().map(answer).collect()
     }
 
     /// Sends every command to the owner of its slot; one reply for each, in order. Replies other than errors that
@@ -151,9 +180,19 @@ impl Cluster {
                 return vec![Err(trouble); count];
             }
         };
-        let mut replies = vec![Err(Trouble::NoOwner); count];
+        self.ask_groups(self.by_owner(&map, commands), commands, fits, deadline, waits).await
+    }
+
+    async fn ask_groups(
+        &self,
+        groups: Vec<Group>,
+        commands: &Commands,
+        fits: fn(&[u8]) -> bool,
+        deadline: Instant,
+        waits: &Waits,
+    ) -> Vec<Result<Bytes, Trouble>> {
+        let mut replies = vec![Err(Trouble::NoOwner); commands.len()];
         let mut redirects = Vec::new();
-        let groups = self.by_owner(&map, commands);
         for (group, heard) in exchanged(groups, fits, deadline, waits).await {
             self.take(&group, heard, &mut replies, Some(&mut redirects));
         }
@@ -175,7 +214,7 @@ impl Cluster {
         let mut group_of = vec![None; map.shards.len()];
         let mut unowned = 0;
         for member in 0..count {
-            let Some(owner) = map.table.owner(slot_of(commands.key(member))) else {
+            let Some(owner) = map.owner(commands.key(member)) else {
                 unowned += 1;
                 continue;
             };
@@ -206,7 +245,7 @@ impl Cluster {
         mut redirects: Option<&mut Vec<(usize, Redirect)>>,
     ) {
         let (instead, node) = (heard.instead, group.shard.who(heard.instead));
-        let answered = match heard.what {
+        let mut answered = match heard.what {
             Ok(answered) => answered,
             Err(trouble) => {
                 group.members.iter().for_each(|(member, _)| replies[*member] = Err(trouble));
@@ -216,12 +255,12 @@ impl Cluster {
         let mut complaints = Vec::new();
         let mut has_moved = false;
         for &(member, place) in &group.members {
-            let reply = &answered[place];
-            let Some(complaint) = resp::complaint(reply) else {
+            let reply = std::mem::take(&mut answered[place]);
+            let Some(complaint) = resp::complaint(&reply) else {
                 replies[member] = match instead {
                     // What a replica does not have may be on its way to another master.
-                    Some((_, trouble)) if resp::is_empty(reply) => Err(trouble),
-                    _ => Ok(reply.clone()),
+                    Some((_, trouble)) if resp::is_empty(&reply) => Err(trouble),
+                    _ => Ok(reply),
                 };
                 continue;
             };

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use super::resp;
 
 /// A batch of reading commands.
@@ -11,7 +9,7 @@ use super::resp;
 pub(crate) struct Commands {
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    keys: Vec<Bytes>,
+    keys: Vec<Range<usize>>,
 }
 
 impl Commands {
@@ -21,13 +19,14 @@ impl Commands {
     }
 
     /// Adds a command: its name, its key, and whatever follows, `more` arguments in number.
-    pub(crate) fn push<'a>(&mut self, name: &str, key: Bytes, more: impl ExactSizeIterator<Item = &'a [u8]>) {
+    pub(crate) fn push<'a>(&mut self, name: &str, key: &[u8], more: impl ExactSizeIterator<Item = &'a [u8]>) {
         resp::begin(&mut self.bytes, 2 + more.len());
         resp::push(&mut self.bytes, name.as_bytes());
-        resp::push(&mut self.bytes, &key);
+        resp::push(&mut self.bytes, key);
+        let end = self.bytes.len() - resp::LINE_END_BYTES;
+        self.keys.push(end - key.len()..end);
         more.for_each(|argument| resp::push(&mut self.bytes, argument));
         self.ends.push(self.bytes.len());
-        self.keys.push(key);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -35,7 +34,7 @@ impl Commands {
     }
 
     pub(super) fn key(&self, command: usize) -> &[u8] {
-        &self.keys[command]
+        &self.bytes[self.keys[command].clone()]
     }
 
     /// The bytes of one command.
@@ -49,6 +48,11 @@ impl Commands {
     }
 
     /// All of them, one after another.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

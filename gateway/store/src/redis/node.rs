@@ -9,13 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::dial::{Connection, Dialer, Place};
 use super::lane::{CONFIGURATION_PAUSE, Lane, LaneState, keep};
 use super::resp::{self, Element, Elements, Garbage};
 use super::tempo::Tempo;
 use super::track::track;
+use crate::alarm::timeout_at;
 use crate::breaker::{Breaker, Generation, Openings, Silence};
 use crate::flight::Answer;
 use crate::tracking::Tracking;
@@ -179,7 +180,7 @@ impl Node {
     }
 
     /// Reads these keys by MGET; one answer for each, in order. A trouble is everybody's, and already counted.
-    pub(super) async fn read(&self, keys: &[Bytes], deadline: Instant) -> Result<Vec<Answer>, Trouble> {
+    pub(super) async fn read(&self, keys: &[&[u8]], deadline: Instant) -> Result<Vec<Answer>, Trouble> {
         let Some(generation) = self.admitted() else { return Err(Trouble::Breaker) };
         let answers = timeout_at(deadline, self.ask(keys)).await.unwrap_or(Err(Trouble::Timeout));
         self.ended(&answers, generation);
@@ -238,7 +239,7 @@ impl Node {
         }
     }
 
-    async fn ask(&self, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
+    async fn ask(&self, keys: &[&[u8]]) -> Result<Vec<Answer>, Trouble> {
         let (lane, attempt, connection) = self.connection().await?;
         let asked = self.mget(&connection, keys).await;
         if matches!(asked, Err(Trouble::Connection | Trouble::Protocol)) {
@@ -247,7 +248,7 @@ impl Node {
         asked
     }
 
-    async fn mget(&self, connection: &Connection, keys: &[Bytes]) -> Result<Vec<Answer>, Trouble> {
+    async fn mget(&self, connection: &Connection, keys: &[&[u8]]) -> Result<Vec<Answer>, Trouble> {
         let mut commands =
             Vec::with_capacity(keys.iter().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum::<usize>() + 32);
         for chunk in keys.chunks(MGET_KEYS_MAX) {

@@ -6,6 +6,8 @@
 
 use bytes::Bytes;
 
+/// After every argument.
+pub(crate) const LINE_END_BYTES: usize = 2;
 /// Redis refuses longer strings (`proto-max-bulk-len`).
 const BULK_BYTES_MAX: i64 = 512 << 20;
 /// More items than any reply to a reading command of ours has: a hash has at most as many fields as somebody wrote.

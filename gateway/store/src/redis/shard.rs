@@ -122,7 +122,7 @@ impl Shard {
     }
 
     /// Reads these keys by MGET; one answer for each, in order.
-    pub(super) async fn read(&self, keys: &[Bytes], waits: &Waits) -> Vec<Answer> {
+    pub(super) async fn read(&self, keys: &[&[u8]], waits: &Waits) -> Vec<Answer> {
         let worth = |answers: &[Answer]| match answers.iter().any(|answer| matches!(answer, Answer::Failed(_))) {
             true => Worth::Nothing,
             false => Worth::All,

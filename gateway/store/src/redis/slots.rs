@@ -21,24 +21,36 @@ pub(super) fn slot_of(key: &[u8]) -> u16 {
     crc16(tag.unwrap_or(key)) % SLOTS as u16
 }
 
+/// Four bytes at a time: each step has to wait for the one before.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| crc << 8 ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)])
+    let (fours, rest) = bytes.as_chunks::<4>();
+    let crc = fours.iter().fold(0u16, |crc, [a, b, c, d]| {
+        let [high, low] = crc.to_be_bytes();
+        let of = |table: usize, byte: u8| CRC16[table][usize::from(byte)];
+        of(3, a ^ high) ^ of(2, b ^ low) ^ of(1, *c) ^ of(0, *d)
+    });
+    rest.iter().fold(crc, |crc, byte| crc << 8 ^ CRC16[0][usize::from((crc >> 8) as u8 ^ byte)])
 }
 
-const CRC16: [u16; 256] = {
-    let mut table = [0; 256];
+/// What a byte does to the checksum, with as many bytes of nothing behind it as the table has before it.
+const CRC16: [[u16; 256]; 4] = {
+    let mut tables = [[0; 256]; 4];
     let mut i = 0;
     while i < 256 {
         let mut crc = (i as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 };
-            bit += 1;
+        let mut table = 0;
+        while table < 4 {
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 };
+                bit += 1;
+            }
+            tables[table][i] = crc;
+            table += 1;
         }
-        table[i] = crc;
         i += 1;
     }
-    table
+    tables
 };
 
 /// Slots from `first` to `last`, both included, the master that has them, and the replicas that copy it.

@@ -19,7 +19,7 @@ fn commands(lines: &[&str]) -> Commands {
     for line in lines {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         let key = Bytes::copy_from_slice(words[1]);
-        commands.push(line.split(' ').next().unwrap(), key, words[2..].iter().copied());
+        commands.push(line.split(' ').next().unwrap(), &key, words[2..].iter().copied());
     }
     commands
 }
@@ -88,7 +88,7 @@ async fn commands_go_to_the_nodes_that_have_their_keys() {
     // What shares a node is known, and it is what shares a node.
     for key in &keys {
         let alike = cluster.owner(key.as_bytes()) == cluster.owner(b"k0");
-        assert_eq!(redis.node_of(key.as_bytes()) == redis.node_of(b"k0"), alike);
+        assert_eq!(redis.owners().number(key.as_bytes()) == redis.owners().number(b"k0"), alike);
     }
     // Two keys of one slot, one of them already on the other side.
     let slot = cluster.slot(b"{t}");
@@ -142,9 +142,9 @@ async fn a_frozen_node_cannot_take_the_places_of_the_others() {
         assert!((&mut asked).now_or_never().is_none());
         assert_eq!(redis.counters().troubles(Trouble::Busy), busy);
         if busy > 0 {
-            let both = [Bytes::from(own.clone()), Bytes::from(other.clone())];
+            let both = [own.as_bytes(), other.as_bytes()];
             assert_eq!(
-                redis.read(&both, &Waits::until(Instant::now())).await,
+                redis.read(&both, &Owners(None), 0, &Waits::until(Instant::now())).await,
                 [Answer::Failed(Trouble::Busy), Answer::Nothing]
             );
         }
