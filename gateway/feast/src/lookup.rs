@@ -10,6 +10,7 @@ use weir_domain::feast::{DUMMY_KEY, HashRead};
 use weir_proto::feast::core::FeatureViewState;
 use weir_proto::feast::types::value_type::Enum as ValueType;
 
+use crate::json;
 use crate::raised::Raised;
 use crate::reference::{Reference, Version, collisions};
 use crate::registry::{DUMMY_ENTITY, Field, Projection, Registry, Service, View, ViewKind};
@@ -70,6 +71,8 @@ pub struct Lookup {
     pub(crate) expected: Vec<String>,
     /// A view without an entity is among them.
     pub(crate) entityless: bool,
+    /// Names of the columns that are read, as JSON.
+    pub(crate) names: Vec<u8>,
 }
 
 /// An on-demand view's part.
@@ -147,6 +150,7 @@ impl Lookup {
         let parsed: Vec<Reference> = refs.iter().map(|r| Reference::parse(r)).collect::<Result<_, _>>()?;
         collisions(&refs, &parsed, full_names)?;
         lookup.group(registry, &parsed, &stored, &computed, full_names, options)?;
+        lookup.names = json::names(lookup.reads.iter().flat_map(|read| read.columns.iter().flatten()));
         let service = lookup.service.as_ref().and_then(|name| registry.services.get(name));
         let is_precomputed = options.reads_precomputed && service.is_some_and(|service| service.is_precomputed);
         if let (true, Some(first), Some(name)) = (is_precomputed, lookup.reads.first(), &lookup.service)
@@ -193,6 +197,7 @@ impl Lookup {
             join_keys,
             expected,
             entityless: false,
+            names: Vec::new(),
         })
     }
 

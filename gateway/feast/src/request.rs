@@ -12,7 +12,7 @@ use crate::unicode::{self, Decoded};
 #[derive(Debug)]
 pub struct OnlineRequest<'b> {
     /// `view:feature` each.
-    pub features: Vec<String>,
+    pub features: Vec<&'b str>,
     /// Counts when it is not empty.
     pub service: Option<String>,
     /// Column names carry the view's.
@@ -144,7 +144,7 @@ impl<'b> OnlineRequest<'b> {
         let features = match field(&fields, "features") {
             None => Vec::new(),
             Some(JsonValue::Array(refs)) => {
-                let each = |value| text(value, "features").map(str::to_owned);
+                let each = |value| text(value, "features");
                 refs.iter().map(each).collect::<Result<_, _>>()?
             }
             Some(_) => return Err(unprocessable("features: Input should be a valid list")),

@@ -28,7 +28,7 @@ use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
 
 use crate::feast::{self, FeastGrpc};
-use crate::gate::{Entered, GET_FEATURES, Gate};
+use crate::gate::{Entered, FEATURES, GET_FEATURES, Gate};
 use crate::gateway::Gateway;
 use crate::grpc::Grpc;
 use crate::http::{self, BODY_BYTES_MAX};
@@ -44,11 +44,10 @@ pub(crate) use sight::is_grpc;
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What lies behind a port.
-#[derive(Clone)]
 pub(crate) struct Door {
     /// What callers have to pass; operators are always let in.
     gate: Option<Gate>,
-    /// The call that everybody makes all the time; it is not sent through the router.
+    /// The call that everybody makes all the time; it is not sent through the router, and neither is the same as JSON.
     features: Option<(Grpc, FeatureServiceServer<Grpc>)>,
     /// Feast's own such call.
     online: Option<feast::Served>,
@@ -64,7 +63,7 @@ impl Door {
         Self { gate: None, features: None, online: None, routes, metrics, counts: Arc::default(), limits }
     }
 
-    async fn answer(self, entered: Option<Entered>, mut request: Request<Incoming>) -> Response {
+    async fn answer(self: Arc<Self>, entered: Option<Entered>, mut request: Request<Incoming>) -> Response {
         let _permit = match self.gate.as_ref().zip(entered) {
             Some((gate, entered)) => match gate.begin(entered, &mut request) {
                 Ok(permit) => permit,
@@ -84,13 +83,14 @@ impl Door {
             return refused(Refusal::Overloaded { retry_after: RETRY_AFTER }, StatusCode::TOO_MANY_REQUESTS);
         }
         let answered = async {
-            match self.features {
-                Some((grpc, tonic)) if request.uri().path() == GET_FEATURES => Ok(grpc.call(request, tonic).await),
-                _ if request.uri().path() == feast::ONLINE && request.method() == Method::POST => match self.online {
-                    Some(served) => Ok(feast::online(State(served), request).await),
-                    None => self.routes.oneshot(request.map(Body::new)).await,
-                },
-                _ => self.routes.oneshot(request.map(Body::new)).await,
+            let is_post = request.method() == Method::POST;
+            match (request.uri().path(), &self.features, &self.online) {
+                (GET_FEATURES, Some((grpc, tonic)), _) => Ok(grpc.call(request, tonic).await),
+                (FEATURES, Some((grpc, _)), _) if is_post => {
+                    Ok(http::features(State(Arc::clone(&grpc.0)), request).await)
+                }
+                (feast::ONLINE, _, Some(served)) if is_post => Ok(feast::online(State(served.clone()), request).await),
+                _ => self.routes.clone().oneshot(request.map(Body::new)).await,
             }
         };
         match tokio::time::timeout(self.limits.request_max, answered).await {

@@ -23,7 +23,7 @@ const CALLER: &str = "x-weir-caller";
 /// The path of `weir.v1.FeatureService/GetFeatures`.
 pub(crate) const GET_FEATURES: &str = "/weir.v1.FeatureService/GetFeatures";
 /// The same as JSON.
-const FEATURES: &str = "/v1/features";
+pub(crate) const FEATURES: &str = "/v1/features";
 /// The same from Feast's servers: Go's and Java's, and Python's.
 const FEAST_FEATURES: [&str; 2] =
     ["/feast.serving.ServingService/GetOnlineFeatures", "/GrpcFeatureServer/GetOnlineFeatures"];

@@ -47,14 +47,14 @@ impl Grpc {
     pub(crate) async fn call(
         &self,
         request: http::Request<Incoming>,
-        mut tonic: FeatureServiceServer<Self>,
+        tonic: &FeatureServiceServer<Self>,
     ) -> http::Response<Body> {
         match Call::of(request).await {
             Call::Whole(head, message) => match self.features(head.extensions(), head.headers(), &message).await {
                 Ok(reply) => unary::reply(reply),
                 Err(status) => status.into_http(),
             },
-            Call::Other(request) => match tonic.call(request).await {
+            Call::Other(request) => match tonic.clone().call(request).await {
                 Ok(response) => response.map(Body::new),
                 Err(never) => match never {},
             },

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::body::{Bytes, HttpBody};
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{BoxError, Router};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value as Json, json};
 use tracing::Instrument;
 use weir_domain::catalog::{Feature, RequestFeature, Scope, Service};
 use weir_domain::experiment::assign;
 use weir_domain::{Refusal, Violation};
 
-use crate::gate::Arrived;
+use crate::gate::{Arrived, FEATURES};
 use crate::gateway::Gateway;
 use crate::json::{self, value_to_json};
 use crate::pipeline;
@@ -30,24 +30,24 @@ type App = State<Arc<Gateway>>;
 pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/", get(front))
-        .route("/v1/features", post(features))
+        .route(FEATURES, post(features))
         .route("/v1/assign", post(assign_unit))
         .route("/v1/services", get(services))
         .route("/v1/services/{name}", get(service))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(gateway)
 }
 
-async fn features(
-    State(gateway): App,
-    arrived: axum::Extension<Arrived>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let span = telemetry::request_span("http", &headers);
+/// `POST /v1/features`; also called without a router before it.
+pub(crate) async fn features<B>(State(gateway): App, request: Request<B>) -> Response
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send,
+{
+    let (parts, body) = request.into_parts();
+    let arrived = Arrived::of(&parts.extensions);
+    let span = telemetry::request_span("http", &parts.headers);
     let answered = async {
-        let arrival = arrived.0.with(&headers)?;
-        let request = json::decode(&read(body)?)?;
+        let arrival = arrived.with(&parts.headers)?;
+        let request = json::decode(&read(body).await?)?;
         pipeline::run(&gateway, request, arrival, json::encode).await
     };
     match answered.instrument(span).await {
@@ -56,7 +56,7 @@ async fn features(
     }
 }
 
-async fn assign_unit(State(gateway): App, body: Result<Bytes, BytesRejection>) -> Response {
+async fn assign_unit(State(gateway): App, request: Request<axum::body::Body>) -> Response {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Body {
@@ -65,9 +65,10 @@ async fn assign_unit(State(gateway): App, body: Result<Bytes, BytesRejection>) -
         attributes: Map<String, Json>,
         service: Option<String>,
     }
-    let assigned = || {
+    let assigned = async {
         let invalid = |field: &str, what: String| Refusal::Invalid(vec![Violation::new(field, what)]);
-        let body: Body = serde_json::from_slice(&read(body)?).map_err(|e| invalid("body", e.to_string()))?;
+        let body = read(request.into_body()).await?;
+        let body: Body = serde_json::from_slice(&body).map_err(|e| invalid("body", e.to_string()))?;
         if body.unit.is_empty() {
             return Err(invalid("unit", "is empty: experiments split by it".to_owned()));
         }
@@ -86,7 +87,7 @@ async fn assign_unit(State(gateway): App, body: Result<Bytes, BytesRejection>) -
             "catalog_version": &*snapshot.catalog.version,
         }))
     };
-    match assigned() {
+    match assigned.await {
         Ok(reply) => axum::Json(reply).into_response(),
         Err(refusal) => refused(&gateway, &refusal),
     }
@@ -157,14 +158,34 @@ fn describe(service: &Service, plan: &weir_domain::plan::Plan) -> Json {
     })
 }
 
-fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
-    body.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            too_large()
-        } else {
-            Refusal::Invalid(vec![Violation::new("body", rejection.body_text())])
-        }
+async fn read<B>(body: B) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    whole(body).await.map_err(|broken| match broken {
+        Broken::TooLarge => too_large(),
+        Broken::Off(why) => Refusal::Invalid(vec![Violation::new("body", why)]),
     })
+}
+
+/// Why a body is not there.
+pub(crate) enum Broken {
+    /// It is more than [`BODY_BYTES_MAX`].
+    TooLarge,
+    /// It broke off.
+    Off(String),
+}
+
+/// All of a body. One that comes in one piece is not copied.
+pub(crate) async fn whole<B>(body: B) -> Result<Bytes, Broken>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Broken::TooLarge),
+        Err(error) => Err(Broken::Off(error.to_string())),
+    }
 }
 
 /// A body of more than [`BODY_BYTES_MAX`].

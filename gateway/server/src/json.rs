@@ -86,9 +86,15 @@ fn column(values: &[Json]) -> Result<Column, (usize, String)> {
     };
     let mut column = Column::with_capacity(of, values.len());
     for (i, json) in values.iter().enumerate() {
-        let value = scalar(json).and_then(|v| v.cast(of));
-        let pushed = value.as_ref().is_some_and(|v| column.push(v).is_ok());
-        if !pushed {
+        let is_pushed = match (&mut column, json) {
+            // What most ids are: nobody needs them twice.
+            (Column::String(texts), Json::String(text)) => {
+                texts.push(text.as_bytes());
+                true
+            }
+            (column, json) => scalar(json).and_then(|v| v.cast(of)).is_some_and(|v| column.push(&v).is_ok()),
+        };
+        if !is_pushed {
             return Err((i, format!("{} among values of type {of}", shown(json))));
         }
     }

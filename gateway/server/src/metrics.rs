@@ -198,7 +198,7 @@ impl Metrics {
         for provenance in Provenance::ALL {
             let count = counts[provenance as usize & 63];
             if count > 0 {
-                of.values[provenance as usize & 63].get_or_init(|| self.value(&of.service, provenance)).inc_by(count);
+                self.served(&of, provenance, count);
             }
         }
     }
@@ -226,21 +226,20 @@ impl Metrics {
         of
     }
 
-    fn value(&self, service: &str, provenance: Provenance) -> Counter {
-        self.values.get_or_create_owned(&Value { service: service.to_owned(), provenance: provenance.name() })
+    fn served(&self, of: &OfService, provenance: Provenance, count: u64) {
+        let label = || Value { service: of.service.clone(), provenance: provenance.name() };
+        of.values[provenance as usize & 63].get_or_init(|| self.values.get_or_create_owned(&label())).inc_by(count);
     }
 
     /// An answer through one of Feast's doors.
     pub(crate) fn answered_feast(&self, service: Option<&str>, rows: usize, spent: Duration, real: &Real) {
         // Lists of features have no name, and no label is made of them.
-        let service = service.unwrap_or("features");
-        let label = Service { service: service.to_owned() };
-        self.requests.get_or_create(&label).inc();
-        self.rows.get_or_create(&label).inc_by(rows as u64);
-        self.duration.get_or_create(&label).observe(spent.as_secs_f64());
+        let of = self.of_service(service.unwrap_or("features"));
+        of.requests.inc();
+        of.rows.inc_by(rows as u64);
+        of.duration.observe(spent.as_secs_f64());
         for (provenance, count) in real.counts() {
-            let label = Value { service: service.to_owned(), provenance: provenance.name() };
-            self.values.get_or_create(&label).inc_by(u64::from(count));
+            self.served(&of, provenance, count.into());
         }
     }
 

@@ -104,6 +104,35 @@ async fn json_says_what_grpc_says() {
             }
         }
     }
+    assert_eq!(json["features"].as_array().map(Vec::len), Some(reply.columns.len()));
+    assert_eq!(json["views"].as_array().map(Vec::len), Some(reply.views.len()));
+    for (json, view) in json["views"].as_array().expect("views").iter().zip(&reply.views) {
+        let said = serde_json::json!({
+            "name": view.name, "version": view.version, "event_time_us": view.event_time_us, "age_ms": view.age_ms,
+        });
+        assert_eq!(*json, said);
+    }
+    // What was written with the first reply is in the next one too, and one of other rows or of another service is its own.
+    let said = async |body: serde_json::Value| {
+        let (status, mut json) = post(gateway.listen(), "/v1/features", &body.to_string()).await;
+        assert_eq!(status, 200, "{json}");
+        let json = json.as_object_mut().expect("an object");
+        assert!(json.remove("budget").is_some());
+        (json.remove("request_id").expect("an id"), serde_json::json!(json))
+    };
+    let (first, again) = (said(body.clone()).await, said(body.clone()).await);
+    assert_ne!(first.0, again.0);
+    assert_eq!(first.1, again.1);
+    let route = |to: &[&str]| serde_json::json!({ "service": "route_card", "items": { "origin": vec!["JFK"; to.len()], "dest": to } });
+    let (one, two) = (said(route(&["LAX"])).await.1, said(route(&["LAX", "SFO"])).await.1);
+    assert_eq!((&one["service"], &one["rows"], &two["rows"]), (&"route_card".into(), &1.into(), &2.into()));
+    for (one, two) in
+        one["features"].as_array().into_iter().flatten().zip(two["features"].as_array().expect("features"))
+    {
+        assert_eq!((&one["name"], &one["type"], &one["values"][0]), (&two["name"], &two["type"], &two["values"][0]));
+        assert_eq!(two["values"].as_array().map(Vec::len), Some(2));
+    }
+    assert_eq!(said(body).await.1, first.1);
     gateway.stop().await;
 }
 

@@ -37,7 +37,7 @@ const OWNED: [(&str, &str); 13] = [
 ];
 
 /// What the pure crate may use: no I/O, no clock, no async, no logging.
-const DOMAIN_USES: [&str; 2] = ["md-5", "toml-span"];
+const DOMAIN_USES: [&str; 3] = ["md-5", "toml-span", "zmij"];
 
 /// Most lines of a source file, tests inside it included.
 const LINES_MAX: usize = 500;

@@ -4,12 +4,14 @@
 mod bind;
 mod compile;
 mod resolve;
+mod texts;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use bind::Bound;
 pub use compile::{PlanSet, compile};
+pub use texts::Texts;
 
 use crate::catalog::{Fallback, Feature, JoinKey, KeyType, Sample, Scope, Transform, View};
 use crate::feast::HashRead;
@@ -42,8 +44,10 @@ pub struct Plan {
     pub fallback: Option<Fallback>,
     /// The model that an arm pins, if one does.
     pub model: Option<Arc<str>>,
-    /// What its stages need, as learnt so far: the only thing in here that changes.
+    /// What its stages need, as learnt so far: the only thing in here that changes, but for the texts once.
     pub needs: Needs,
+    /// What JSON says of it in every answer.
+    pub texts: Texts,
     /// Which units' answers the journal keeps.
     pub sample: Sample,
 }

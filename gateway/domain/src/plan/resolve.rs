@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{HashSource, Key, Output, OutputSource, Plan, Read, ReadFeature, RequestSlot, Step};
+use super::{HashSource, Key, Output, OutputSource, Plan, Read, ReadFeature, RequestSlot, Step, Texts};
 use crate::FeatureType;
 use crate::Needs;
 use crate::catalog::{Catalog, FeatureRef, Layout, Mistake, OnAbsent, Place, Scope, Service, Transform, View};
@@ -101,6 +101,7 @@ impl<'a> Compiler<'a> {
             request: self.request,
             reads: self.reads,
             needs: Needs::of(self.steps.len()),
+            texts: Texts::default(),
             steps: self.steps,
             outputs,
             slots: self.next_slot,

@@ -98,6 +98,7 @@ pub fn plan(service: &str, catalog: &str, features: &[(&str, FeatureType)]) -> A
         sample: weir_domain::catalog::Sample::ALL,
         model: None,
         needs: weir_domain::Needs::of(0),
+        texts: weir_domain::plan::Texts::default(),
     })
 }
 

@@ -76,6 +76,7 @@ impl Default for Limits {
 
 /// Takes connections until `stop`, then lets those under way end within `drain`.
 pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<Output = ()>, drain: Duration) {
+    let door = Arc::new(door);
     let (leave, leaving) = watch::channel(false);
     let mut open = JoinSet::new();
     let mut stop = pin!(stop);
@@ -93,7 +94,7 @@ pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<O
             }
             Ok((stream, from)) => {
                 is_failing = false;
-                open.spawn(connection(stream, from.ip(), door.clone(), leaving.clone()));
+                open.spawn(connection(stream, from.ip(), Arc::clone(&door), leaving.clone()));
             }
             Err(error) => {
                 // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
@@ -134,7 +135,7 @@ fn server(limits: &Limits, requests: AtOnce) -> auto::Builder<AtOnce> {
 }
 
 /// The life of a connection.
-async fn connection(stream: TcpStream, from: IpAddr, door: Door, leaving: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch::Receiver<bool>) {
     let counts = Arc::clone(&door.counts);
     counts.open.fetch_add(1, Ordering::Relaxed);
     let ending = drive(stream, from, door, leaving).await;
@@ -143,7 +144,7 @@ async fn connection(stream: TcpStream, from: IpAddr, door: Door, leaving: watch:
     tracing::debug!(?ending, "a connection ended");
 }
 
-async fn drive(stream: TcpStream, from: IpAddr, door: Door, leaving: watch::Receiver<bool>) -> Ending {
+async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch::Receiver<bool>) -> Ending {
     // Replies are whole messages: waiting for more would only cost the budget.
     let _ = stream.set_nodelay(true);
     let (limits, counts) = (Arc::clone(&door.limits), Arc::clone(&door.counts));
@@ -153,7 +154,7 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Door, leaving: watch::Rece
     // and now, and does not take the room of a request.
     let answer = move |request| {
         let entered = door.gate.as_ref().map_or(Ok(None), |gate| gate.enter(&request, from).map(Some));
-        let answering = entered.map(|entered| Box::pin(door.clone().answer(entered, request)));
+        let answering = entered.map(|entered| Box::pin(Arc::clone(&door).answer(entered, request)));
         let (pulse, counts) = (Arc::clone(&felt), Arc::clone(&counts));
         async move {
             let reply = match answering {

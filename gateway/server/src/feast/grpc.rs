@@ -132,6 +132,7 @@ impl FeastGrpc {
             Some(Kind::Features(list)) => (list.val, None),
             None => (Vec::new(), None),
         };
+        let features: Vec<&str> = features.iter().map(String::as_str).collect();
         let ask = Ask {
             features: &features,
             service: service.as_deref(),

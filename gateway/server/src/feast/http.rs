@@ -9,7 +9,6 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{BoxError, Router};
-use http_body_util::{BodyExt, Limited};
 use tracing::Instrument;
 use weir_feast::{
     Frame, JsonValue, OnlineRequest, Raised, encodable_values, field, flag, object, parse, string, unprocessable,
@@ -21,7 +20,7 @@ use super::serve::{self, Ask, Unanswered};
 use super::write::{self, Through, To};
 use crate::gate::Arrived;
 use crate::gateway::Gateway;
-use crate::http::{BODY_BYTES_MAX, too_large};
+use crate::http::{Broken, too_large, whole};
 use crate::pipeline::Arrival;
 use crate::{refuse, telemetry};
 
@@ -214,11 +213,10 @@ where
     if !is_json(headers) {
         return Err(unprocessable("Input should be a valid dictionary or object to extract fields from").into());
     }
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Unanswered::Refused(too_large())),
-        Err(error) => Err(unprocessable(error.to_string()).into()),
-    }
+    whole(body).await.map_err(|broken| match broken {
+        Broken::TooLarge => Unanswered::Refused(too_large()),
+        Broken::Off(why) => unprocessable(why).into(),
+    })
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

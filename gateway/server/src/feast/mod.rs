@@ -219,9 +219,11 @@ impl Current {
     }
 
     /// References, resolved; what was asked before is found again.
-    pub(crate) fn lookup(&self, features: &[String], service: Option<&str>, full: bool) -> Result<Arc<Known>, Raised> {
-        let mut key = vec![u8::from(full) << 1 | u8::from(service.is_some())];
-        for name in service.into_iter().chain(features.iter().map(String::as_str).filter(|_| service.is_none())) {
+    pub(crate) fn lookup(&self, features: &[&str], service: Option<&str>, full: bool) -> Result<Arc<Known>, Raised> {
+        let names = service.as_ref().map_or(features, std::slice::from_ref);
+        let mut key = Vec::with_capacity(1 + names.iter().map(|name| 4 + name.len()).sum::<usize>());
+        key.push(u8::from(full) << 1 | u8::from(service.is_some()));
+        for name in names {
             key.extend_from_slice(&(name.len() as u32).to_le_bytes());
             key.extend_from_slice(name.as_bytes());
         }
@@ -229,7 +231,8 @@ impl Current {
         if let Some(known) = known {
             return Ok(known);
         }
-        let wanted = service.map_or(Wanted::Features(features), Wanted::Service);
+        let features: Vec<String> = features.iter().map(|&name| name.to_owned()).collect();
+        let wanted = service.map_or(Wanted::Features(&features), Wanted::Service);
         let lookup = Lookup::compile(&self.registry, wanted, full, &self.options)?;
         let lookup = Arc::new(Known { lookup, needs: Needs::of(0), computation: ArcSwapOption::empty() });
         let mut lookups = self.lookups.write().unwrap_or_else(PoisonError::into_inner);

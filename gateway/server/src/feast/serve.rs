@@ -44,7 +44,7 @@ impl From<Refusal> for Unanswered {
 
 /// What is asked for, with its columns typed.
 pub(crate) struct Ask<'a> {
-    pub(crate) features: &'a [String],
+    pub(crate) features: &'a [&'a str],
     pub(crate) service: Option<&'a str>,
     pub(crate) full_names: bool,
     pub(crate) with_versions: bool,

@@ -95,6 +95,7 @@ pub fn plan_of(reads: Vec<(View, Scope)>) -> Plan {
         sample: weir_domain::catalog::Sample::ALL,
         model: None,
         needs: weir_domain::Needs::of(0),
+        texts: weir_domain::plan::Texts::default(),
     }
 }
 
