@@ -275,6 +275,13 @@ pub(crate) struct AtHand<'a> {
     unheard_for: Option<Duration>,
 }
 
+/// Copies, one after another.
+pub(crate) struct Brought {
+    pub(crate) bytes: Bytes,
+    /// By entity: where its copy was, if it has one, and where in the bytes it ends.
+    places: Vec<(Option<Place>, usize)>,
+}
+
 /// An entry of which there was no copy.
 pub(crate) struct Uncopied {
     entry: Entry,
@@ -283,14 +290,24 @@ pub(crate) struct Uncopied {
 }
 
 impl AtHand<'_> {
-    /// Where copies of all entities may be.
-    pub(crate) fn locate(&self, wanted: &Wanted) -> Vec<Option<Place>> {
-        (0..wanted.len()).map(|entity| self.near.locate(wanted.hash(entity))).collect()
+    /// What may be copies of all entities, brought together.
+    pub(crate) fn bring(&self, wanted: &Wanted) -> Brought {
+        let places = (0..wanted.len()).map(|entity| self.near.locate(wanted.hash(entity)));
+        let places: Vec<Option<Place>> = places.collect();
+        let mut bytes = Vec::with_capacity(places.iter().flatten().map(|place| place.len()).sum());
+        let end = |place: Option<Place>| {
+            place.inspect(|place| self.near.bring(*place, &mut bytes));
+            (place, bytes.len())
+        };
+        let places = places.into_iter().map(end).collect();
+        Brought { bytes: bytes.into(), places }
     }
 
-    /// What may be served of an entity without asking the store, if a copy of it is at hand.
-    pub(crate) fn find(&self, wanted: &Wanted, entity: usize, place: Option<Place>) -> Option<Line<'_>> {
-        let Copied { row, age } = self.near.read(place?, wanted.key(entity))?;
+    /// What may be served of an entity without asking the store, if a copy of it was brought.
+    pub(crate) fn find<'b>(&self, wanted: &Wanted, entity: usize, brought: &'b Brought) -> Option<Line<'b>> {
+        let (place, end) = brought.places[entity];
+        let start = if entity == 0 { 0 } else { brought.places[entity - 1].1 };
+        let Copied { row, age } = self.near.read(place?, &brought.bytes[start..end], wanted.key(entity))?;
         self.line(wanted.shape(entity), row, age)
     }
 

@@ -1,7 +1,7 @@
 //! Small tables before the cache, one a thread: what was looked up a moment ago, found again without moka's
 //! book-keeping, without a lock and without a count that cores pass around (a get of moka is five times as dear).
-//! Rows lie in a table's pages as they are, beside their keys, so that finding one waits for memory once, and are read
-//! where they lie. A copy lives for some seconds, so that the cache still learns what is in use, and carries the age of
+//! Rows lie in a table's pages as they are, beside their keys, and a slot knows how much that is: those of a request are
+//! brought together before any of them is looked at, so that they wait for memory together. A copy lives for some seconds, so that the cache still learns what is in use, and carries the age of
 //! its row: nothing gets fresher or staler by coming from here.
 
 use std::cell::{RefCell, RefMut};
@@ -28,6 +28,8 @@ const KEY_BYTES_MAX: usize = 255;
 /// Two slots for a row of 50 numbers and its key: with as many slots as rows, one row of sixteen would have no room in
 /// its set.
 const BYTES_PER_SLOT: usize = 256;
+/// Where a page's last copy begins, and how long one may be, are numbers of 16 bits.
+const _: () = assert!(PAGE_BYTES <= 1 << 16 && HEAD_BYTES + KEY_BYTES_MAX + ROW_BYTES_MAX < 1 << 16);
 /// Entities whose hashes agree in the set do not push each other out at once.
 const WAYS: usize = 4;
 /// What is kept anew leaves its mark on one stamp, and copies under that stamp are void: 1/16,384 of them. A power
@@ -60,7 +62,8 @@ pub(crate) struct Near<'a> {
 pub(crate) struct Place {
     read_us: u64,
     page: u32,
-    at: u32,
+    at: u16,
+    len: u16,
 }
 
 /// What the cache said a moment ago.
@@ -88,7 +91,9 @@ struct Slot {
     /// When the read began, in microseconds of the front.
     read_us: u64,
     page: u32,
-    at: u32,
+    /// Where on the page, and how many bytes with the key.
+    at: u16,
+    len: u16,
     /// The key's stamp when the cache was asked.
     stamp: u32,
     /// When it was put here. Wraps in seven weeks, which only lets a copy live twice: its age is in `read_us`.
@@ -100,7 +105,7 @@ const NEVER: u64 = u64::MAX;
 
 impl Default for Slot {
     fn default() -> Self {
-        Self { hash: 0, read_us: NEVER, page: 0, at: 0, stamp: 0, put_ms: 0 }
+        Self { hash: 0, read_us: NEVER, page: 0, at: 0, len: 0, stamp: 0, put_ms: 0 }
     }
 }
 
@@ -143,20 +148,24 @@ impl Front {
 }
 
 impl Near<'_> {
-    /// Where a copy of the entry of a key of this hash may be, if there is one that may still be believed. Asked for all
-    /// keys of a request before the first is [`read`](Self::read), those wait for memory together.
+    /// Where a copy of the entry of a key of this hash may be, if there is one that may still be believed.
     #[inline]
     pub(crate) fn locate(&self, hash: u64) -> Option<Place> {
         let slot = self.table.sets[self.table.set(hash)].iter().find(|slot| slot.hash == hash)?;
         let is_current = self.now_ms().wrapping_sub(slot.put_ms) < COPY_MS && slot.stamp == self.stamp(hash);
-        let place = Place { read_us: slot.read_us, page: slot.page, at: slot.at };
-        (is_current && slot.read_us != NEVER).then_some(place)
+        (is_current && slot.read_us != NEVER).then(|| slot.place())
     }
 
-    /// The copy, if it is of this key's entry.
+    /// Appends what is there, which is nothing if it was written over.
     #[inline]
-    pub(crate) fn read(&self, place: Place, key: &[u8]) -> Option<Copied<'_>> {
-        let (own, row_len, rest) = self.table.read(self.front.pages_max, place.page, place.at)?;
+    pub(crate) fn bring(&self, place: Place, into: &mut Vec<u8>) {
+        into.extend_from_slice(self.table.bytes(self.front.pages_max, place).unwrap_or_default());
+    }
+
+    /// The copy that was brought from there, if it is of this key's entry.
+    #[inline]
+    pub(crate) fn read<'b>(&self, place: Place, brought: &'b [u8], key: &[u8]) -> Option<Copied<'b>> {
+        let (own, row_len, rest) = parts(brought)?;
         if own != key {
             return None;
         }
@@ -186,14 +195,14 @@ impl Near<'_> {
         }
         let (now_ms, of) = (self.now_ms(), self.table.set(hash));
         let same = self.table.sets[of].iter().position(|slot| slot.hash == hash);
-        let before = same.map(|way| (self.table.sets[of][way].page, self.table.sets[of][way].at));
-        let (page, at) = self.table.write(self.front.pages_max, key, row, before);
+        let before = same.map(|way| self.table.sets[of][way].place());
+        let Place { page, at, len, .. } = self.table.write(self.front.pages_max, key, row, before);
         let set = &mut self.table.sets[of];
         // Else the oldest copy gives way; an empty slot is older than any.
         let age = |slot: &Slot| if slot.read_us == NEVER { u32::MAX } else { now_ms.wrapping_sub(slot.put_ms) };
         let oldest = || (0..WAYS).max_by_key(|i| age(&set[*i])).unwrap_or(0);
         let way = same.unwrap_or_else(oldest);
-        set[way] = Slot { hash, read_us: self.front.us(entry.read_at()), page, at, stamp, put_ms: now_ms };
+        set[way] = Slot { hash, read_us: self.front.us(entry.read_at()), page, at, len, stamp, put_ms: now_ms };
     }
 }
 
@@ -208,39 +217,37 @@ impl Table {
         (hash as usize / STAMPS) & (self.sets.len() - 1)
     }
 
-    /// The key, the row's length and what follows, unless it was written over.
+    /// A copy's bytes, unless it was written over.
     #[inline]
-    fn read(&self, pages_max: usize, page: u32, at: u32) -> Option<(&[u8], u32, &[u8])> {
+    fn bytes(&self, pages_max: usize, Place { page, at, len, .. }: Place) -> Option<&[u8]> {
         if self.page.wrapping_sub(page) as usize >= pages_max {
             return None;
         }
-        let page = self.pages.get(page as usize % pages_max)?;
-        let (head, rest) = page.get(at as usize..)?.split_first_chunk::<HEAD_BYTES>()?;
-        let [k0, k1, k2, k3, row_len @ ..] = *head;
-        let (key, rest) = rest.split_at_checked(u32::from_le_bytes([k0, k1, k2, k3]) as usize)?;
-        Some((key, u32::from_le_bytes(row_len), rest))
+        self.pages.get(page as usize % pages_max)?.get(at.into()..usize::from(at) + usize::from(len))
     }
 
-    /// Writes a key and its row: where it was `before` if it has not grown or shrunk, else over what is oldest. Says on
-    /// which page and where in it.
-    fn write(&mut self, pages_max: usize, key: &[u8], row: Option<&[u8]>, before: Option<(u32, u32)>) -> (u32, u32) {
+    /// Writes a key and its row: where it was `before` if it has not grown or shrunk, else over what is oldest. Says where.
+    fn write(&mut self, pages_max: usize, key: &[u8], row: Option<&[u8]>, before: Option<Place>) -> Place {
         let row_len = row.map_or(NO_ROW, |row| row.len() as u32);
         let len = HEAD_BYTES + key.len() + row.map_or(0, <[u8]>::len);
-        let fits =
-            |(page, at): &(u32, u32)| self.read(pages_max, *page, *at).is_some_and(|of| (of.0, of.1) == (key, row_len));
-        let (page, at) = before.filter(fits).unwrap_or_else(|| self.append(pages_max, len));
-        let room = &mut self.pages[page as usize % pages_max][at as usize..at as usize + len];
+        let fits = |place: &Place| {
+            let old = self.bytes(pages_max, *place).and_then(parts);
+            old.is_some_and(|(own, old_len, _)| (own, old_len) == (key, row_len))
+        };
+        let place = before.filter(fits).unwrap_or_else(|| self.append(pages_max, len));
+        let at = usize::from(place.at);
+        let room = &mut self.pages[place.page as usize % pages_max][at..at + len];
         let (head, rest) = room.split_at_mut(HEAD_BYTES);
         head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
         head[4..].copy_from_slice(&row_len.to_le_bytes());
         let (to_key, to_row) = rest.split_at_mut(key.len());
         to_key.copy_from_slice(key);
         to_row.copy_from_slice(row.unwrap_or_default());
-        (page, at)
+        place
     }
 
-    /// Room for so many bytes.
-    fn append(&mut self, pages_max: usize, len: usize) -> (u32, u32) {
+    /// Room for so many bytes: some two kilobytes at most.
+    fn append(&mut self, pages_max: usize, len: usize) -> Place {
         if self.pages.is_empty() || self.at + len > PAGE_BYTES {
             self.page = self.page.wrapping_add(u32::from(!self.pages.is_empty()));
             self.at = 0;
@@ -248,10 +255,32 @@ impl Table {
                 self.pages.push(vec![0; PAGE_BYTES].into());
             }
         }
-        let at = self.at as u32;
+        let at = self.at as u16;
         self.at += len;
-        (self.page, at)
+        Place { read_us: NEVER, page: self.page, at, len: len as u16 }
     }
+}
+
+impl Place {
+    /// Bytes there.
+    pub(crate) fn len(&self) -> usize {
+        self.len.into()
+    }
+}
+
+impl Slot {
+    fn place(&self) -> Place {
+        Place { read_us: self.read_us, page: self.page, at: self.at, len: self.len }
+    }
+}
+
+/// A copy's key, its row's length and what follows.
+#[inline]
+fn parts(copy: &[u8]) -> Option<(&[u8], u32, &[u8])> {
+    let (head, rest) = copy.split_first_chunk::<HEAD_BYTES>()?;
+    let [k0, k1, k2, k3, row_len @ ..] = *head;
+    let (key, rest) = rest.split_at_checked(u32::from_le_bytes([k0, k1, k2, k3]) as usize)?;
+    Some((key, u32::from_le_bytes(row_len), rest))
 }
 
 fn stamp(hash: u64) -> usize {
@@ -276,7 +305,9 @@ mod tests {
 
     fn text(front: &Front, hash: u64, key: &[u8]) -> Option<String> {
         let near = front.near(Instant::now()).unwrap();
-        near.read(near.locate(hash)?, key).map(|copy| String::from_utf8(copy.row.unwrap().to_vec()).unwrap())
+        let (place, mut brought) = (near.locate(hash)?, Vec::new());
+        near.bring(place, &mut brought);
+        near.read(place, &brought, key).map(|copy| String::from_utf8(copy.row.unwrap().to_vec()).unwrap())
     }
 
     fn is(text: &str) -> Option<String> {
@@ -375,7 +406,11 @@ mod tests {
         assert_eq!(text(&front, 2, b"k"), None);
         put(&front, 3, b"k", &Entry::new(None, Instant::now()));
         let near = front.near(Instant::now()).unwrap();
-        assert!(near.locate(3).and_then(|place| near.read(place, b"k")).is_some_and(|copy| copy.row.is_none()));
+        assert!(near.locate(3).is_some_and(|place| {
+            let mut brought = Vec::new();
+            near.bring(place, &mut brought);
+            near.read(place, &brought, b"k").is_some_and(|copy| copy.row.is_none())
+        }));
         assert!(Front::new(0).near(Instant::now()).is_none());
     }
 }

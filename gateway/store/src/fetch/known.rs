@@ -1,8 +1,5 @@
 //! What is known without asking the store.
 
-use std::ops::Range;
-
-use bytes::Bytes;
 use tokio::time::Instant;
 use weir_domain::plan::Plan;
 use weir_domain::{Gathered, Provenance};
@@ -13,19 +10,16 @@ use crate::decode::{self, Found, Line};
 use crate::row::Row;
 use crate::wanted::Wanted;
 
-/// Columns are made a feature at a time. More rows than this are brought together first: walked over again for each
-/// feature, they would cost the processor its map of the memory (TLB) where they lie.
-const ROWS_APART_MAX: usize = 16;
-
 impl Shared {
     /// Fills the slots and times if all that is wanted is in the cache and fresh: nothing is waited for.
     pub(super) fn fill_at_hand(&self, plan: &Plan, wanted: &Wanted, limits: Limits, into: &mut Gathered) -> bool {
         let Some(mut at_hand) = self.cache.at_hand(limits.max_stale, Instant::now()) else { return false };
-        let (mut uncopied, mut rows) = (Vec::new(), Vec::new());
+        let brought = at_hand.bring(wanted);
+        let mut uncopied = Vec::new();
         let mut lines = Vec::with_capacity(wanted.len() + 1);
-        for (entity, place) in at_hand.locate(wanted).into_iter().enumerate() {
+        for entity in 0..wanted.len() {
             // Those of the cache itself come when nothing is added to them any more.
-            lines.push(at_hand.find(wanted, entity, place).unwrap_or_else(|| Line::hole(Provenance::Late)));
+            lines.push(at_hand.find(wanted, entity, &brought).unwrap_or_else(|| Line::hole(Provenance::Late)));
             if lines[entity].provenance == Provenance::Late {
                 let Some(entry) = at_hand.ask(wanted, entity) else { return false };
                 uncopied.push((entity, entry));
@@ -40,14 +34,6 @@ impl Shared {
         self.counters.cache_negatives.add(negatives);
         if wanted.has_nobody {
             lines.push(Line::hole(Provenance::Missing));
-        }
-        if lines.len() > ROWS_APART_MAX {
-            rows.reserve(lines.iter().map(|line| line.row.len()).sum());
-            lines.iter().for_each(|line| rows.extend_from_slice(line.row));
-            let mut rest = &rows[..];
-            for line in &mut lines {
-                (line.row, rest) = rest.split_at(line.row.len());
-            }
         }
         decode::fill(plan, wanted, &lines, limits.now_us, into);
         for (entity, entry) in &uncopied {
@@ -97,26 +83,17 @@ impl Shared {
         (found, asks, aging)
     }
 
-    /// Of everything that is wanted, what copies say that are at hand: they are copied once more, since the store may
-    /// have to be waited for. Nothing at all if there is no room for copies.
+    /// Of everything that is wanted, what copies say that are at hand. Nothing at all if there is no room for copies.
     fn copies(&self, wanted: &Wanted, limits: Limits, now: Instant) -> Vec<Option<Found>> {
-        let mut rows = Vec::new();
         let Some(at_hand) = self.cache.at_hand(limits.max_stale, now) else { return vec![] };
-        let copy = |(entity, place)| {
-            let line = at_hand.find(wanted, entity, place)?;
-            let from = rows.len();
-            rows.extend_from_slice(line.row);
-            Some((from..rows.len(), Line { row: &[], ..line }))
+        let brought = at_hand.bring(wanted);
+        let copy = |entity| {
+            let Line { row, provenance, event_time_us, age_ms } = at_hand.find(wanted, entity, &brought)?;
+            Some(match brought.bytes.slice_ref(row) {
+                row if row.is_empty() => Found::Hole(provenance),
+                row => Found::Row { row: Row::unchecked(row, event_time_us), provenance, age_ms },
+            })
         };
-        let copies: Vec<_> = at_hand.locate(wanted).into_iter().enumerate().map(copy).collect();
-        let rows = Bytes::from(rows);
-        let found = |(at, line): (Range<usize>, Line<'_>)| match rows.slice(at) {
-            row if row.is_empty() => Found::Hole(line.provenance),
-            row => {
-                let row = Row::unchecked(row, line.event_time_us);
-                Found::Row { row, provenance: line.provenance, age_ms: line.age_ms }
-            }
-        };
-        copies.into_iter().map(|copy| copy.map(found)).collect()
+        (0..wanted.len()).map(copy).collect()
     }
 }
