@@ -58,9 +58,9 @@ pub(crate) fn encode(answer: &Answer, meta: &Meta) -> Bytes {
         // None were noted when nothing was read.
         let (event_time_us, age_ms) = answer.times.get(read).map_or((&[][..], &[][..]), both);
         text(out);
-        list(out, event_time_us, |out, time| json(out, time));
+        list(out, event_time_us, json);
         text(out);
-        list(out, age_ms, |out, age| json(out, age));
+        list(out, age_ms, json);
     }
     text(out);
     json(out, &Assignments(&answer.assignment));
