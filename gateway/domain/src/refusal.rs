@@ -18,6 +18,11 @@ pub enum Refusal {
     TooLarge(Violation),
     /// The granted time was over before the work began.
     DeadlineExceeded,
+    /// The rest of the request did not come.
+    SlowBody {
+        /// In this time.
+        within: Duration,
+    },
     /// More requests in flight than the gateway takes.
     Overloaded {
         /// When to try again.
@@ -62,6 +67,7 @@ impl Refusal {
             Self::Invalid(_) => "INVALID_REQUEST",
             Self::TooLarge(_) => "TOO_LARGE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::SlowBody { .. } => "SLOW_BODY",
             Self::Overloaded { .. } => "OVERLOADED",
         }
     }
@@ -71,7 +77,9 @@ impl Refusal {
         match self {
             Self::Invalid(violations) => violations,
             Self::TooLarge(violation) => std::slice::from_ref(violation),
-            Self::UnknownService { .. } | Self::DeadlineExceeded | Self::Overloaded { .. } => &[],
+            Self::UnknownService { .. } | Self::DeadlineExceeded | Self::SlowBody { .. } | Self::Overloaded { .. } => {
+                &[]
+            }
         }
     }
 }
@@ -89,6 +97,7 @@ impl fmt::Display for Refusal {
             }
             Self::TooLarge(v) => write!(f, "{}: {}", v.field, v.description),
             Self::DeadlineExceeded => f.write_str("the deadline had passed before the work began"),
+            Self::SlowBody { within } => write!(f, "the body of the request did not come within {within:?}"),
             Self::Overloaded { .. } => f.write_str("too many requests in flight"),
         }
     }

@@ -86,7 +86,7 @@ impl App {
         let clock = config.as_of_us.map_or(Clock::System, |as_of_us| Clock::Fixed { as_of_us });
         let cores = tokio::runtime::Handle::current().metrics().num_workers();
         let now = tokio::time::Instant::now();
-        let admission = Admission::new(config.in_flight_max, config.queue_target, cores, now);
+        let admission = Admission::new(config.in_flight_max, config.latency_target, cores, now);
         let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default(), feast));
 
         let (stop, _) = watch::channel(Stage::Serving);

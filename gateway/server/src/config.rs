@@ -27,7 +27,7 @@ const CLIENT_TRACKING: bool = false;
 /// two cores that answer 20,000 a second it is a tenth of this.
 const IN_FLIGHT_MAX: u64 = 2_048;
 /// Nobody waits for a core for a minute.
-const QUEUE_TARGET_MAX: Duration = Duration::from_secs(60);
+const LATENCY_TARGET_MAX: Duration = Duration::from_secs(60);
 /// Accepted requests get this long to end once the gateway is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -57,7 +57,7 @@ pub struct Config {
     /// Most requests answered at the same time.
     pub in_flight_max: usize,
     /// How long answers may take while cores are full before fewer are admitted; `None` = a share of their budgets.
-    pub queue_target: Option<Duration>,
+    pub latency_target: Option<Duration>,
     /// Accepted requests get this long once the gateway is told to stop.
     pub drain: Duration,
     /// What strangers may do at the doors.
@@ -184,9 +184,9 @@ impl Config {
             }
         });
         let in_flight_max = keys.number("in_flight_max", 1..=1_000_000).unwrap_or(IN_FLIGHT_MAX) as usize;
-        let queue_target = keys.millis("queue_target_ms", QUEUE_TARGET_MAX);
-        if queue_target.is_some_and(|target| target.is_zero()) {
-            keys.mistake("queue_target_ms", "every request waits a little: at least a millisecond");
+        let latency_target = keys.millis("latency_target_ms", LATENCY_TARGET_MAX);
+        if latency_target.is_some_and(|target| target.is_zero()) {
+            keys.mistake("latency_target_ms", "every request waits a little: at least a millisecond");
         }
         let drain = keys.millis("drain_ms", Duration::from_secs(600)).unwrap_or(DRAIN);
         let mut limits = Limits::default();
@@ -228,7 +228,7 @@ impl Config {
             cache_bytes,
             client_tracking,
             in_flight_max,
-            queue_target,
+            latency_target,
             drain,
             limits,
             journal,

@@ -4,6 +4,7 @@
 mod connections;
 mod counts;
 mod frames;
+mod prompt;
 mod pulse;
 mod sight;
 mod turn;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Method, Request, StatusCode};
+use axum::http::{Method, Request};
 use axum::response::Response;
 use hyper::body::Incoming;
 use tonic::service::Routes;
@@ -38,6 +39,7 @@ use crate::refuse;
 pub use connections::Limits;
 pub(crate) use connections::serve;
 pub(crate) use counts::Counts;
+pub(crate) use prompt::{Prompt, refusal};
 pub(crate) use sight::is_grpc;
 
 /// Suggested to callers while too much is left unread: about the time in which the slowest are cut off.
@@ -64,7 +66,7 @@ impl Door {
     }
 
     async fn answer(self: Arc<Self>, entered: Option<Entered>, mut request: Request<Incoming>) -> Response {
-        let _permit = match self.gate.as_ref().zip(entered) {
+        let permit = match self.gate.as_ref().zip(entered) {
             Some((gate, entered)) => match gate.begin(entered, &mut request) {
                 Ok(permit) => permit,
                 Err(refusal) => return gate.refused(&refusal, &request),
@@ -75,28 +77,27 @@ impl Door {
             return refused;
         }
         let is_grpc = is_grpc(&request);
-        let refused = |refusal: Refusal, status| {
-            self.metrics.refused(&refusal);
-            if is_grpc { refuse::grpc(&refusal).into_http() } else { refuse::http_as(status, &refusal) }
-        };
         if self.counts.unread_bytes.load(Ordering::Relaxed) > self.limits.unread_bytes_max {
-            return refused(Refusal::Overloaded { retry_after: RETRY_AFTER }, StatusCode::TOO_MANY_REQUESTS);
+            let refusal = Refusal::Overloaded { retry_after: RETRY_AFTER };
+            self.metrics.refused(&refusal);
+            return if is_grpc { refuse::grpc(&refusal).into_http() } else { refuse::http(&refusal) };
         }
-        let answered = async {
-            let is_post = request.method() == Method::POST;
-            match (request.uri().path(), &self.features, &self.online) {
-                (GET_FEATURES, Some((grpc, tonic)), _) => Ok(grpc.call(request, tonic).await),
-                (FEATURES, Some((grpc, _)), _) if is_post => {
-                    Ok(http::features(State(Arc::clone(&grpc.0)), request).await)
-                }
-                (feast::ONLINE, _, Some(served)) if is_post => Ok(feast::online(State(served.clone()), request).await),
-                _ => self.routes.clone().oneshot(request.map(Body::new)).await,
+        // A stream of gRPC may be silent for as long as its caller likes.
+        let within = (permit.is_some() || !is_grpc).then_some(self.limits.body_timeout);
+        let for_tonic = is_grpc.then(|| Arc::clone(&self.metrics));
+        let request = request.map(|body| Prompt::new(body, within, for_tonic));
+        let is_post = request.method() == Method::POST;
+        let routed = match (request.uri().path(), &self.features, &self.online) {
+            (GET_FEATURES, Some((grpc, tonic)), _) => return grpc.call(request, tonic).await,
+            (FEATURES, Some((grpc, _)), _) if is_post => {
+                return http::features(State(Arc::clone(&grpc.0)), request).await;
             }
+            (feast::ONLINE, _, Some(served)) if is_post => return feast::online(State(served.clone()), request).await,
+            _ => self.routes.clone().oneshot(request.map(Body::new)).await,
         };
-        match tokio::time::timeout(self.limits.request_max, answered).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(never)) => match never {},
-            Err(_) => refused(Refusal::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT),
+        match routed {
+            Ok(response) => response,
+            Err(never) => match never {},
         }
     }
 }

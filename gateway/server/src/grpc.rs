@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{self, Extensions, HeaderMap};
 use bytes::Bytes;
-use hyper::body::Incoming;
 use tonic::{Request, Response, Status};
 use tower::Service;
 use tracing::Instrument;
@@ -16,6 +15,7 @@ use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentService;
 
 use crate::decode::{self, NoRequest};
+use crate::doors::Prompt;
 use crate::gate::Arrived;
 use crate::gateway::Gateway;
 use crate::pipeline;
@@ -46,7 +46,7 @@ impl Grpc {
     /// The same, straight from the connection where it can be.
     pub(crate) async fn call(
         &self,
-        request: http::Request<Incoming>,
+        request: http::Request<Prompt>,
         tonic: &FeatureServiceServer<Self>,
     ) -> http::Response<Body> {
         match Call::of(request).await {

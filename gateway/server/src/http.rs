@@ -15,6 +15,7 @@ use weir_domain::catalog::{Feature, RequestFeature, Scope, Service};
 use weir_domain::experiment::assign;
 use weir_domain::{Refusal, Violation};
 
+use crate::doors;
 use crate::gate::{Arrived, FEATURES};
 use crate::gateway::Gateway;
 use crate::json::{self, value_to_json};
@@ -163,15 +164,15 @@ where
     B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
 {
     whole(body).await.map_err(|broken| match broken {
-        Broken::TooLarge => too_large(),
+        Broken::Refused(refusal) => refusal,
         Broken::Off(why) => Refusal::Invalid(vec![Violation::new("body", why)]),
     })
 }
 
 /// Why a body is not there.
 pub(crate) enum Broken {
-    /// It is more than [`BODY_BYTES_MAX`].
-    TooLarge,
+    /// It is more than [`BODY_BYTES_MAX`], or did not come in time.
+    Refused(Refusal),
     /// It broke off.
     Off(String),
 }
@@ -183,8 +184,11 @@ where
 {
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Broken::TooLarge),
-        Err(error) => Err(Broken::Off(error.to_string())),
+        Err(error) if error.is::<LengthLimitError>() => Err(Broken::Refused(too_large())),
+        Err(error) => Err(match doors::refusal(&*error) {
+            Some(refusal) => Broken::Refused(refusal.clone()),
+            None => Broken::Off(error.to_string()),
+        }),
     }
 }
 

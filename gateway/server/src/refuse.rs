@@ -21,6 +21,7 @@ const fn codes(refusal: &Refusal) -> (Code, &'static str, StatusCode) {
         Refusal::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT", StatusCode::BAD_REQUEST),
         Refusal::TooLarge(_) => (Code::InvalidArgument, "INVALID_ARGUMENT", StatusCode::PAYLOAD_TOO_LARGE),
         Refusal::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", StatusCode::GATEWAY_TIMEOUT),
+        Refusal::SlowBody { .. } => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", StatusCode::REQUEST_TIMEOUT),
         Refusal::Overloaded { .. } => (Code::ResourceExhausted, "RESOURCE_EXHAUSTED", StatusCode::TOO_MANY_REQUESTS),
     }
 }

@@ -7,11 +7,14 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use axum::BoxError;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body as HttpBody, Frame, Incoming};
+use hyper::body::{Body as HttpBody, Frame};
+
+use crate::doors::Prompt;
 
 /// Before each message: whether it is compressed, and its length.
 pub(crate) const PREFIX_BYTES: usize = 5;
@@ -28,7 +31,7 @@ pub(crate) enum Call {
 
 impl Call {
     /// Reads on until it is known which. What is too large is known by its prefix, before the rest is read.
-    pub(crate) async fn of(request: Request<Incoming>) -> Self {
+    pub(crate) async fn of(request: Request<Prompt>) -> Self {
         let (head, mut body) = request.into_parts();
         let is_plain = head.headers.get(GRPC_ENCODING).is_none_or(|encoding| encoding == "identity");
         let mut message = None;
@@ -97,15 +100,15 @@ impl HttpBody for Reply {
 
 /// A body of which something was read already.
 struct Again {
-    begun: VecDeque<Result<Bytes, hyper::Error>>,
-    rest: Incoming,
+    begun: VecDeque<Result<Bytes, BoxError>>,
+    rest: Prompt,
 }
 
 impl HttpBody for Again {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.begun.pop_front() {
             Some(begun) => Poll::Ready(Some(begun.map(Frame::data))),
             None => Pin::new(&mut self.rest).poll_frame(cx),

@@ -185,7 +185,7 @@ async fn who_hangs_up_leaves_no_work_behind() {
 #[tokio::test]
 async fn one_request_too_many_is_refused_at_once_and_told_when_to_come_back() {
     let _cores = CORES.read().await;
-    let (server, setup) = filled(Setup::demo().append("weir.toml", "in_flight_max = 4\n"));
+    let (server, setup) = filled(Setup::demo().append("weir.toml", "in_flight_max = 3\n"));
     let gateway = setup.start().await;
     let in_flight = || gateway.gateway().admission.in_flight();
     // A round counts if the store was back before anybody would have stopped waiting for it.
@@ -194,15 +194,15 @@ async fn one_request_too_many_is_refused_at_once_and_told_when_to_come_back() {
         let frozen = Instant::now();
         server.freeze();
         let mut admitted = JoinSet::new();
-        for n in 0..4 {
+        for n in 0..3 {
             let mut client = gateway.client.clone();
             admitted.spawn(async move { client.get_features(slow_flight(n)).await.expect("an answer").into_inner() });
         }
-        while in_flight() < 4 && frozen.elapsed() < READ_LIFE {
+        while in_flight() < 3 && frozen.elapsed() < READ_LIFE {
             tokio::task::yield_now().await;
         }
-        let was_full = in_flight() == 4;
-        let status = gateway.get(slow_flight(4)).await;
+        let was_full = in_flight() == 3;
+        let status = gateway.get(slow_flight(3)).await;
         let body = r#"{"service":"route_card","items":{"origin":["JFK"],"dest":["LAX"]}}"#;
         let mut stream = send(gateway.listen(), body).await;
         let mut reply = String::new();

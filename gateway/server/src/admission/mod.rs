@@ -3,15 +3,16 @@
 //! counted until its future is dropped, so that tasks that wait for a core count too: a hit in the cache never waits for
 //! anything else.
 //!
-//! How many there may be is learned (`limit.rs`) from how busy the cores are and how long answers take; who makes room is
-//! decided by priority and by each caller's share (`share.rs`). Nothing waits in front of the limit, and under pressure a
-//! request that has waited for a core for too much of its budget is not begun. Entering and leaving are a few atomic
-//! operations.
+//! How many there may be is learned (`limit.rs`) from how long answers take, how busy the cores are, and whether fewer are
+//! quicker (`trial.rs`); who makes room is decided by priority and by each caller's share (`share.rs`). Nothing waits in
+//! front of the limit, and under pressure a request that has waited for a core for too much of its budget is not begun.
+//! Entering and leaving are a few atomic operations.
 
 pub(crate) mod degrade;
 mod limit;
 mod share;
 mod tally;
+mod trial;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,9 +29,9 @@ use tally::{Crowd, Tally};
 
 /// What is learned from is looked at this often: a few queues' length, so that what was changed shows.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Share of what requests may spend that answers may take while the cores are full, in per cent: bytes wait before they
-/// are a request and after they are an answer, which nobody sees from inside.
-const TARGET_SHARE_PCT: u32 = 40;
+/// Share of what requests may spend from where on answers take too long, in per cent: bytes wait before they are a request
+/// and after they are an answer, which nobody sees from inside.
+const TARGET_SHARE_PCT: u32 = 70;
 /// What requests may spend until the first ones have said.
 const GRANTED: Duration = Duration::from_millis(20);
 /// Once the limit was learned, one request is degraded for so many that are answered in full: what is degraded is cheap
@@ -39,7 +40,7 @@ const FULL_PER_DEGRADED: u64 = 32;
 /// So many may be degraded before any is answered in full.
 const DEGRADED_AHEAD: u64 = 16;
 /// So many are answered in full whatever was learned: a gateway with so few is not what a machine is busy with.
-const NEVER_BELOW: usize = 6;
+const NEVER_BELOW: usize = 3;
 /// The learned limit ends here, in per cent of what may be in flight at most: the rest is for those refused last.
 const CEILING_PCT: usize = 66;
 /// Suggested to a caller that was refused for the first time: about what a full house needs to empty.
@@ -152,13 +153,13 @@ pub struct Admission {
 struct Learning {
     limit: Limit,
     refused: u64,
-    busy: Duration,
-    at: Instant,
+    /// When the last look was, and how long the cores had been busy. The first only says what the start has cost.
+    last: Option<(Instant, Duration)>,
 }
 
 impl Admission {
-    /// Admits at most `max` at a time. While the cores are full answers may take `target`, or without one a share of what
-    /// they may spend.
+    /// Admits at most `max` at a time. Answers that take longer than `target`, or without one a share of what they may
+    /// spend, are a reason to admit fewer.
     pub fn new(max: usize, target: Option<Duration>, cores: usize, now: Instant) -> Self {
         let ceiling = (max * CEILING_PCT).div_ceil(100).max(max.min(LIMIT_MIN));
         Self {
@@ -178,12 +179,7 @@ impl Admission {
             to_degrade: AtomicU64::new(DEGRADED_AHEAD * FULL_PER_DEGRADED),
             began: now,
             next_look_us: AtomicU64::new(0),
-            learning: Mutex::new(Learning {
-                limit: Limit::new(ceiling, cores),
-                refused: 0,
-                busy: Duration::ZERO,
-                at: now,
-            }),
+            learning: Mutex::new(Learning { limit: Limit::new(ceiling, cores), refused: 0, last: None }),
             degraded: Default::default(),
             refused: Default::default(),
         }
@@ -257,32 +253,33 @@ impl Admission {
     /// Learns from how long the cores were busy since the process began, all of them together.
     pub fn learn(&self, busy: Duration, now: Instant) {
         let mut learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        self.next_look_us.store(self.us(now + LOOK_EVERY), Relaxed);
+        let Some((last, busy_before)) = learning.last.replace((now, busy)) else { return };
         let (answers, spent) = self.spent.take();
         let (_, granted) = self.granted.take();
         if answers > 0 {
             self.granted_us.store(granted.as_micros() as u64, Relaxed);
         }
         let granted = Duration::from_micros(self.granted_us.load(Relaxed));
+        let all_refused = self.refused.iter().flatten().map(|n| n.load(Relaxed)).sum();
+        let refused = all_refused - std::mem::replace(&mut learning.refused, all_refused);
         let look = Look {
-            since: now.saturating_duration_since(learning.at),
-            busy: busy.saturating_sub(learning.busy),
+            since: now.saturating_duration_since(last),
+            busy: busy.saturating_sub(busy_before),
             answers,
             spent: spent * answers as u32,
+            refused,
             target: self.target.unwrap_or(granted * TARGET_SHARE_PCT / 100),
             granted: self.target.is_none().then_some(granted),
         };
-        (learning.at, learning.busy) = (now, busy);
         learning.limit.learn(look);
-        let refused = self.refused.iter().flatten().map(|n| n.load(Relaxed)).sum();
-        let turned_away = (refused - learning.refused) as f64 / answers.max(1) as f64;
-        learning.refused = refused;
+        let turned_away = refused as f64 / answers.max(1) as f64;
         let retry = RETRY_AFTER.mul_f64(1.0 + turned_away.min(100.0)).min(RETRY_AFTER_MAX);
         self.retry_us.store(retry.as_micros() as u64, Relaxed);
         self.limit.store(learning.limit.get(), Relaxed);
         self.is_pressed.store(learning.limit.is_pressed(), Relaxed);
         self.spent_us.store(learning.limit.spent().as_micros() as u64, Relaxed);
         self.callers.store(self.shares.divide(learning.limit.get()), Relaxed);
-        self.next_look_us.store(self.us(now + LOOK_EVERY), Relaxed);
     }
 
     fn us(&self, at: Instant) -> u64 {

@@ -18,7 +18,9 @@ struct Looks<'a> {
 }
 
 impl<'a> Looks<'a> {
+    /// After the first, which only says what the start has cost.
     fn at(admission: &'a Admission) -> Self {
+        admission.learn(Duration::ZERO, admission.began);
         Self { admission, busy: Duration::ZERO, now: admission.began, granted: 20 * MS }
     }
 
@@ -132,7 +134,7 @@ fn under_pressure_who_has_waited_for_too_long_is_degraded_then_not_begun() {
     assert_eq!(admission.refused(Priority::Normal, Crowded::Wait), 2);
     assert_eq!(admission.degraded(Priority::Normal), 1);
     here.truncate(NEVER_BELOW - 1);
-    assert_eq!(here[4].begin(|| None, at + 500 * MS), Ok(Mode::Full), "so few are not what the cores are busy with");
+    assert_eq!(here[1].begin(|| None, at + 500 * MS), Ok(Mode::Full), "so few are not what the cores are busy with");
 }
 
 #[test]
@@ -156,14 +158,14 @@ fn once_the_limit_was_learned_few_are_degraded_but_for_callers_of_feast() {
     let mut looks = Looks::at(&admission);
     (0..20).for_each(|_| looks.look(LOOK_EVERY, 0, MS));
     assert_eq!(admission.limit(), LIMIT_MIN);
-    let mut here: Vec<Permit> = (0..6).map(|_| admission.enter(native, Instant::now()).unwrap()).collect();
+    let mut here: Vec<Permit> = (0..NEVER_BELOW).map(|_| admission.enter(native, Instant::now()).unwrap()).collect();
     let degraded = || (0..100).filter(|_| admission.enter(native, Instant::now()).is_ok()).count();
     assert_eq!(degraded(), DEGRADED_AHEAD as usize, "one after the other");
     (0..FULL_PER_DEGRADED).for_each(|_| admission.answered(20 * MS, MS));
     assert_eq!(degraded(), 1);
     let feast = Visitor { through: Through::Feast { budget: 200 * MS }, ..native };
-    here.extend((0..5).map(|_| admission.enter(feast, Instant::now()).unwrap()));
-    assert!(here[6..].iter().all(|permit| permit.mode == Mode::Degraded));
+    here.extend((0..2).map(|_| admission.enter(feast, Instant::now()).unwrap()));
+    assert!(here[NEVER_BELOW..].iter().all(|permit| permit.mode == Mode::Degraded));
 }
 
 #[test]
@@ -201,7 +203,7 @@ fn a_small_budget_makes_a_short_queue() {
     let is_pressed = |granted: Duration| {
         let admission = Admission::new(1_000, None, 1, Instant::now());
         let mut looks = Looks { granted, ..Looks::at(&admission) };
-        (0..20).for_each(|_| looks.look(LOOK_EVERY, 50, 3 * MS));
+        (0..20).for_each(|_| looks.look(LOOK_EVERY, 50, 4 * MS));
         admission.is_pressed.load(Relaxed)
     };
     assert!(!is_pressed(20 * MS));

@@ -45,8 +45,10 @@ pub struct Limits {
     pub connections_max: usize,
     /// A caller that has not sent its headers by then is a slow-loris or gone.
     pub header_timeout: Duration,
-    /// A request that takes this long is one whose body never comes.
-    pub request_max: Duration,
+    /// The body of a request that has not come by then never comes.
+    pub body_timeout: Duration,
+    /// What is under way on a connection that is asked to leave may take so long.
+    pub leaving_max: Duration,
     /// Whoever does not take a reply for this long loses the connection and the replies on it, which are memory.
     pub unread_max: Duration,
     /// Bytes of replies, all connections together, that callers may leave unread before nobody is answered any more.
@@ -62,8 +64,10 @@ impl Default for Limits {
             // Some 30 KiB each: a third of a gigabyte. A fleet of a thousand callers with ten connections each.
             connections_max: 10_000,
             header_timeout: Duration::from_secs(5),
+            // The largest body over a link of ten megabit a second.
+            body_timeout: Duration::from_secs(5),
             // Longer than any budget.
-            request_max: Duration::from_secs(75),
+            leaving_max: Duration::from_secs(75),
             // The largest replies, some tens of MiB, over a link of ten megabit a second.
             unread_max: Duration::from_secs(30),
             // With less memory than this to spare, a gateway has other troubles.
@@ -178,7 +182,7 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch:
         Ending::Silent | Ending::Unread => return ending,
         Ending::Flood => FLOOD_GRACE,
         // Whoever is told to go may finish, and so may whom the gateway leaves: `drain` ends that.
-        _ => limits.request_max,
+        _ => limits.leaving_max,
     };
     connection.connection().graceful_shutdown();
     let finished = async {

@@ -20,7 +20,7 @@ use super::serve::{self, Ask, Unanswered};
 use super::write::{self, Through, To};
 use crate::gate::Arrived;
 use crate::gateway::Gateway;
-use crate::http::{Broken, too_large, whole};
+use crate::http::{Broken, whole};
 use crate::pipeline::Arrival;
 use crate::{refuse, telemetry};
 
@@ -214,7 +214,7 @@ where
         return Err(unprocessable("Input should be a valid dictionary or object to extract fields from").into());
     }
     whole(body).await.map_err(|broken| match broken {
-        Broken::TooLarge => Unanswered::Refused(too_large()),
+        Broken::Refused(refusal) => Unanswered::Refused(refusal),
         Broken::Off(why) => unprocessable(why).into(),
     })
 }

@@ -61,7 +61,7 @@ async fn whoever_does_not_finish_the_headers_is_cut_after_the_header_timeout() {
 
 #[tokio::test]
 async fn a_body_that_trickles_is_given_up() {
-    let gateway = unhurried().limits(|limits| limits.request_max = SOON).start().await;
+    let gateway = unhurried().limits(|limits| limits.body_timeout = SOON).start().await;
     let caller = Caller::to(gateway.listen()).await;
     // Over HTTP/1.1, which has one request at a time, this ends the connection.
     let (mut reading, mut writing) = TcpStream::connect(gateway.listen()).await.expect("connect").into_split();
@@ -76,7 +76,7 @@ async fn a_body_that_trickles_is_given_up() {
     let mut reply = Vec::new();
     let (_, _) = tokio::join!(trickling, reading.read_to_end(&mut reply));
     let reply = String::from_utf8_lossy(&reply);
-    assert!(reply.starts_with("HTTP/1.1 408 ") && reply.contains("DEADLINE_EXCEEDED"), "{reply}");
+    assert!(reply.starts_with("HTTP/1.1 408 ") && reply.contains("SLOW_BODY"), "{reply}");
 
     // Over HTTP/2 it is one stream of many.
     let (json, mut trickle) = caller.open("/v1/features", &[("content-type", "application/json")]).await;
@@ -87,7 +87,8 @@ async fn a_body_that_trickles_is_given_up() {
     assert_eq!(caller.call(&[], &message).await.message::<v1::GetFeaturesResponse>().rows, 1);
     assert_eq!(read(json).await.expect("a response").status, 408);
     assert_eq!(read(grpc).await.expect("a response").grpc().code(), Code::DeadlineExceeded);
-    assert_eq!(gateway.metric(r#"weir_refusals_total{reason="DEADLINE_EXCEEDED"} "#).await, 3.0);
+    assert_eq!(gateway.metric(r#"weir_refusals_total{reason="SLOW_BODY"} "#).await, 3.0);
+    assert_eq!(gateway.metric("weir_in_flight ").await, 0.0);
     assert_eq!(caller.call(&[], &message).await.message::<v1::GetFeaturesResponse>().rows, 1);
     gateway.stop().await;
 }

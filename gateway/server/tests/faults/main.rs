@@ -12,6 +12,8 @@
 mod fake;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../harness/python.rs"]
+mod python;
 #[path = "../harness/stored.rs"]
 mod stored;
 #[path = "../harness/wire.rs"]
@@ -27,6 +29,7 @@ mod floods;
 mod frozen;
 mod garbage;
 mod killed;
+mod leavers;
 mod moved;
 mod noisy;
 mod nonsense;

@@ -169,7 +169,7 @@ async fn three_and_ten_times_too_many_for_a_second_are_answered_or_sent_away_and
 
 /// Learns how much it can do, which others in the harness do not; a millisecond in the queue is much.
 pub(crate) fn learning(setup: Setup) -> Setup {
-    setup.edit("weir.toml", "queue_target_ms = 60000", "queue_target_ms = 1")
+    setup.edit("weir.toml", "latency_target_ms = 60000", "latency_target_ms = 1")
 }
 
 fn sent_away(status: &tonic::Status) {

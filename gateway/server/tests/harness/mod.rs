@@ -55,7 +55,7 @@ impl Setup {
         fs::write(
             dir.path().join("weir.toml"),
             "namespace = \"flights\"\nas_of = \"2013-12-01T05:00:00Z\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
-             queue_target_ms = 60000\n",
+             latency_target_ms = 60000\n",
         )
         .expect("write weir.toml");
         Self { dir, store: None, journal: None, env: Vec::new(), limits: None }
