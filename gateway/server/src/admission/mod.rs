@@ -36,7 +36,7 @@ const TARGET_SHARE_PCT: u32 = 70;
 const GRANTED: Duration = Duration::from_millis(20);
 /// Once the limit was learned, one request is degraded for so many that are answered in full: what is degraded is cheap
 /// and not free, and a gateway that does nothing else has no answers.
-const FULL_PER_DEGRADED: u64 = 32;
+const FULL_PER_DEGRADED: u64 = 64;
 /// So many may be degraded before any is answered in full.
 const DEGRADED_AHEAD: u64 = 16;
 /// So many are answered in full whatever was learned: a gateway with so few is not what a machine is busy with.
