@@ -270,6 +270,16 @@ fn varints(out: &mut BytesMut, tag: u32, values: impl Iterator<Item = u64> + Clo
     let len = values.clone().map(encoded_len_varint).sum();
     if len > 0 {
         message(out, tag, len);
-        values.for_each(|value| varint(out, value));
+        let mut at = out.len();
+        out.resize(at + len, 0);
+        values.for_each(|mut value| {
+            while value >= 0x80 {
+                out[at] = value as u8 | 0x80;
+                value >>= 7;
+                at += 1;
+            }
+            out[at] = value as u8;
+            at += 1;
+        });
     }
 }

@@ -58,8 +58,9 @@ async fn nonsense_is_no_value_and_is_counted_and_sense_is_heard_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_without_end_cost_little_memory() {
-    /// The largest reply that is taken for one has 64 MiB; what grows is twice as large in the end, and was copied.
-    const GROWTH_MIB_MAX: u64 = 300;
+    /// The largest reply that is taken for one has 64 MiB; what grows is twice as large in the end, and was copied. The
+    /// node's second connection may be at it before the first is given up.
+    const GROWTH_MIB_MAX: u64 = 2 * (64 + 128) + 16;
     let fake = Fake::start(Manner::Proper).await;
     let gateway = uncached().store(&fake.url()).spawn();
     let client = connect(gateway.listen).await;
@@ -85,7 +86,8 @@ async fn replies_without_end_cost_little_memory() {
             connections().await >= made + 2.0
         })
         .await;
-        let grown = peak_mib(gateway.pid()) - before;
+        // The system counts in batches: a peak may look a little lower than before.
+        let grown = peak_mib(gateway.pid()).saturating_sub(before);
         println!("{name}: grew by {grown} MiB from {before}");
         fake.behave(Manner::Proper);
         assert!(grown <= GROWTH_MIB_MAX, "{name}: grew by {grown} MiB");

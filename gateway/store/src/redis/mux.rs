@@ -18,8 +18,11 @@ use crate::Trouble;
 
 /// Questions that wait to be sent. More than a store has batches under way: full means that nothing is sent any more.
 const QUESTIONS_MAX: usize = 2_048;
-/// Room made before every read: a reply of a hundred rows comes in one or two pieces.
+/// Room made for what comes: a reply of a hundred rows comes in one or two pieces.
 const READ_BYTES: usize = 64 << 10;
+/// What is left of it is read into before there is more room. Mostly there is nothing to read then, and when there is
+/// something, whoever has the last reply is done with it and its room is used again, which is near.
+const READ_BYTES_MIN: usize = 16 << 10;
 /// Bytes of replies to one question: as much as a network of 2 Gbit/s brings while a read lives. More is a server that
 /// has lost its mind, and would have all our memory.
 const REPLY_BYTES_MAX: usize = 64 << 20;
@@ -118,11 +121,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Until the connection is of no use any more, or of none to anybody.
     fn exchange(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Trouble>> {
         self.send(cx)?;
+        self.came.reserve(READ_BYTES);
         for _ in 0..READS_PER_POLL {
             if self.is_asked_no_more && self.waiting.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            self.came.reserve(READ_BYTES);
+            if self.came.capacity() - self.came.len() < READ_BYTES_MIN {
+                self.came.reserve(READ_BYTES);
+            }
             match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.came)) {
                 Ok(1..) => {
                     let was_full = self.is_full();

@@ -253,20 +253,22 @@ pub(crate) fn push(out: &mut Vec<u8>, argument: &[u8]) {
 }
 
 fn head(out: &mut Vec<u8>, kind: u8, number: usize) {
-    out.push(kind);
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
+    // The kind, twenty digits and the line's end.
+    let mut line = [0u8; 23];
+    let mut at = line.len() - LINE_END_BYTES;
+    line[at..].copy_from_slice(b"\r\n");
     let mut rest = number;
     loop {
         at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
+        line[at] = b'0' + (rest % 10) as u8;
         rest /= 10;
         if rest == 0 {
             break;
         }
     }
-    out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(b"\r\n");
+    at -= 1;
+    line[at] = kind;
+    out.extend_from_slice(&line[at..]);
 }
 
 #[cfg(test)]
