@@ -1,5 +1,6 @@
 //! `weir-loadtest run`: plays a scenario and says whether what was expected of it holds.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,13 +95,21 @@ impl Run {
     }
 }
 
-/// For so long the generator lets what comes gather, whenever it has nothing to do: to be woken by each reply would cost it,
-/// and the gateway that wakes it, more than the reply. What it measures grows by as much at most.
+/// For so long the generator lets what comes gather when it has nothing to do for the moment: to be woken by each reply would
+/// cost it, and the gateway that wakes it, more than the reply. What it measures grows by as much at most.
 const REST: Duration = Duration::from_micros(150);
+/// Whoever has had nothing to do for longer than this is not busy, and is woken at once.
+const BUSY: Duration = Duration::from_millis(1);
 
 #[allow(clippy::disallowed_methods, reason = "a sleep of the thread, which is what is wanted")]
 fn rest() {
-    std::thread::sleep(REST);
+    thread_local! {
+        static RESTED: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
+    }
+    if RESTED.get().is_some_and(|rested| rested.elapsed() < BUSY) {
+        std::thread::sleep(REST);
+    }
+    RESTED.set(Some(std::time::Instant::now()));
 }
 
 /// The binary that is built along with this one.
