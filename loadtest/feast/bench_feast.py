@@ -196,13 +196,17 @@ def bench(work, running, rounds, seconds, shapes, all_callers, has_default):
         files[shape] = work / f"bodies-{shape[0]}x{shape[1]}"
         files[shape].write_text("\n".join(bodies(*shape)) + "\n")
     replies = same_answers([*(one for name, one in servers.items() if name != "weir"), servers["weir"]], files)
-    bare, alone = {}, {}
+    bare, alone, both = {}, {}, {}
     hashes = floors.text_hash(store, redis.Redis(port=store.port).randomkey())
     for shape, reply in replies.items():
         file = work / f"reply-{shape[0]}x{shape[1]}"
         file.write_bytes(reply)
         bare[shape] = Measured("bare", running.floor(floors.LOADTEST, file))
         alone[shape] = floors.Redis(store, *hashes, *shape)
+        commands = file.with_name(f"{file.name}-commands")
+        commands.write_bytes(alone[shape].commands())
+        asks = ["--redis", store.address, "--commands", commands]
+        both[shape] = Measured("both", running.floor(floors.LOADTEST, file, *asks))
     running.ready()
     for one in servers.values():
         one.load(CALLERS[0], WARM_UP_S, files[shapes[0]])
@@ -217,7 +221,9 @@ def bench(work, running, rounds, seconds, shapes, all_callers, has_default):
                     end="",
                     file=sys.stderr,
                 )
-                for name, one in (servers | {"bare": bare[shape], "redis": alone[shape]}).items():
+                for name, one in (
+                    servers | {"bare": bare[shape], "redis": alone[shape], "both": both[shape]}
+                ).items():
                     if name == "feast_default" and callers != DEFAULT_ASKED_BY:
                         continue
                     case = cases.setdefault(f"{shape[0]}x{shape[1]} c={callers}", {})

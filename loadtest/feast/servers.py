@@ -238,10 +238,10 @@ class Servers:
         command = [weir_binary(), "serve", "--feast", repo, "--listen", listen, "--admin", admin, *more]
         return self.start("weir", command, listen, is_healthy(f"http://{listen}/health"))
 
-    def floor(self, binary, reply):
+    def floor(self, binary, reply, *options):
         """hyper by itself, which answers everything with these bytes."""
         address = f"127.0.0.1:{free_port()}"
-        command = [binary, "floor", "--door", "http1", "--listen", address, "--reply", reply]
+        command = [binary, "floor", "--door", "http1", "--listen", address, "--reply", reply, *options]
         return self.start("floor", command, address, is_healthy(f"http://{address}/"))
 
 

@@ -20,7 +20,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use weir_proto::v1::{GetFeaturesRequest, GetFeaturesResponse};
 
-use fetch::Fetch;
+use fetch::{Asked, Fetch};
 
 /// `weir-loadtest floor`
 #[derive(Args, Debug)]
@@ -34,9 +34,13 @@ pub(crate) struct Floor {
     /// What answers.
     #[arg(long, value_enum, default_value_t = Door::Tonic)]
     door: Door,
-    /// Before tonic answers, it reads the rows of the request from this Redis over a bare multiplexer.
+    /// Before it answers, tonic reads the rows of the request from this Redis over a bare multiplexer; `http1` sends it
+    /// the same commands for every request.
     #[arg(long, value_name = "ADDR", value_parser = crate::loopback)]
     redis: Option<SocketAddr>,
+    /// The commands that `http1` sends, encoded; one reply is awaited for each.
+    #[arg(long, value_name = "FILE", requires = "redis")]
+    commands: Option<PathBuf>,
     /// What the keys of these rows begin with.
     #[arg(long, value_name = "PREFIX", default_value = "bench:rows@1:")]
     prefix: String,
@@ -62,10 +66,12 @@ impl Floor {
     pub(crate) async fn run(self) -> Result<(), crate::Failed> {
         let bytes = std::fs::read(&self.reply).map_err(|e| format!("{}: {e}", self.reply.display()))?;
         if self.door != Door::Tonic {
-            if self.redis.is_some() {
-                return Err("--redis is for --door tonic".into());
-            }
-            return bare::serve(self.listen, self.door, bytes).await;
+            let first = match (self.redis, &self.commands, self.door) {
+                (None, ..) => None,
+                (Some(redis), Some(commands), Door::Http1) => Some(Asked::of(redis, commands).await?),
+                _ => return Err("--redis is for --door tonic, and with --commands for --door http1".into()),
+            };
+            return bare::serve(self.listen, self.door, bytes, first).await;
         }
         let reply = Arc::new(GetFeaturesResponse::decode(&*bytes)?);
         let fetch = match self.redis {

@@ -1,6 +1,8 @@
 //! hyper and nothing else: the request is read to its end, nobody looks at it, and the reply is the same bytes for ever.
+//! With HTTP/1.1 on request only after Redis has answered, whatever it says.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -14,9 +16,15 @@ use tonic::codegen::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use tonic::codegen::http::{Request, Response};
 
 use super::Door;
+use super::fetch::Asked;
 
 /// Serves until killed.
-pub(super) async fn serve(at: SocketAddr, door: Door, reply: Vec<u8>) -> Result<(), crate::Failed> {
+pub(super) async fn serve(
+    at: SocketAddr,
+    door: Door,
+    reply: Vec<u8>,
+    first: Option<Asked>,
+) -> Result<(), crate::Failed> {
     let listener = TcpListener::bind(at).await?;
     let reply = match door {
         Door::Http1 => Bytes::from(reply),
@@ -25,12 +33,12 @@ pub(super) async fn serve(at: SocketAddr, door: Door, reply: Vec<u8>) -> Result<
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let (io, reply) = (TokioIo::new(stream), reply.clone());
+        let (io, reply, first) = (TokioIo::new(stream), reply.clone(), first.clone());
         tokio::spawn(async move {
             // How a connection ends is its client's affair.
             let _ = match door {
                 Door::Http1 => {
-                    let answer = service_fn(move |request| json(request, reply.clone()));
+                    let answer = service_fn(move |request| json(request, first.clone(), reply.clone()));
                     http1::Builder::new().pipeline_flush(true).serve_connection(io, answer).await
                 }
                 Door::Hyper | Door::Tonic => {
@@ -42,8 +50,15 @@ pub(super) async fn serve(at: SocketAddr, door: Door, reply: Vec<u8>) -> Result<
     }
 }
 
-async fn json(request: Request<Incoming>, reply: Bytes) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn json(
+    request: Request<Incoming>,
+    first: Option<Asked>,
+    reply: Bytes,
+) -> Result<Response<Full<Bytes>>, Box<dyn Error + Send + Sync>> {
     request.into_body().collect().await?;
+    if let Some(first) = first {
+        first.answered().await?;
+    }
     let mut response = Response::new(Full::new(reply));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)

@@ -2,6 +2,7 @@
 //! made of them: what tonic, prost and Redis take by themselves.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use weir_proto::v1::values::Kind;
@@ -29,6 +30,31 @@ impl std::fmt::Display for Unanswered {
             Self::Redis => "the connection to Redis is lost, or a row is missing",
             Self::Row => "a row is too short",
         })
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+/// The same commands, again and again.
+#[derive(Clone)]
+pub(super) struct Asked {
+    mux: Mux,
+    commands: Arc<[u8]>,
+    replies: usize,
+}
+
+impl Asked {
+    pub(super) async fn of(redis: SocketAddr, commands: &Path) -> Result<Self, crate::Failed> {
+        let commands = std::fs::read(commands).map_err(|e| format!("{}: {e}", commands.display()))?;
+        // Each is an array of strings; none of them has a line that begins with a star.
+        let replies = commands.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"*")).count();
+        Ok(Self { mux: Mux::connect(redis).await?, commands: commands.into(), replies })
+    }
+
+    /// Waits for the replies and does not look at them.
+    pub(super) async fn answered(&self) -> Result<(), Unanswered> {
+        let told = self.mux.ask(self.commands.to_vec(), self.replies).map_err(|_| Unanswered::Redis)?;
+        told.await.map(drop).map_err(|_| Unanswered::Redis)
     }
 }
 
