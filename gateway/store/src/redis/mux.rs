@@ -24,7 +24,8 @@ const READ_BYTES: usize = 64 << 10;
 /// something, whoever has the last reply is done with it and its room is used again, which is near.
 const READ_BYTES_MIN: usize = 16 << 10;
 /// Bytes of replies to one question: as much as a network of 2 Gbit/s brings while a read lives. More is a server that
-/// has lost its mind, and would have all our memory.
+/// has lost its mind, and would have all our memory. What they are read into doubles as they come, and must not once
+/// more to find that out.
 const REPLY_BYTES_MAX: usize = 64 << 20;
 /// Bytes waiting to be sent before more questions are taken: a server that does not read is not fed.
 const SEND_BYTES_MAX: usize = 4 << 20;
@@ -197,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn answer(&mut self) -> Result<(), Trouble> {
         while !self.waiting.is_empty() {
             if !self.scan.is_over(&self.came).map_err(|_| Trouble::Protocol)? {
-                return if self.came.len() > REPLY_BYTES_MAX { Err(Trouble::Protocol) } else { Ok(()) };
+                return if self.came.len() + READ_BYTES > REPLY_BYTES_MAX { Err(Trouble::Protocol) } else { Ok(()) };
             }
             let scan = std::mem::take(&mut self.scan);
             let replies = self.came.split_to(scan.len()).freeze();
