@@ -16,6 +16,7 @@ use weir_transform::Engine;
 use crate::admin::{self, Admin};
 use crate::admission::Admission;
 use crate::config::{Config, JournalConfig};
+use crate::cores::{Cores, Threads};
 use crate::doors::{self, Door};
 use crate::feast::{self, Feast};
 use crate::gateway::{Clock, Gateway};
@@ -41,6 +42,9 @@ pub enum StartError {
     /// The journal's folder cannot be used.
     #[error("cannot open the journal")]
     Journal(#[from] weir_journal::OpenError),
+    /// The system gives no threads.
+    #[error("cannot start threads")]
+    Threads(#[source] std::io::Error),
     /// Wasm cannot run here.
     #[error("cannot start the Wasm engine")]
     Engine(#[from] weir_transform::EngineError),
@@ -58,6 +62,7 @@ pub struct App {
     admin_door: JoinHandle<()>,
     watcher: JoinHandle<()>,
     registry: JoinHandle<()>,
+    threads: Threads,
 }
 
 /// How far the shutdown is: the operators' door closes last.
@@ -71,12 +76,14 @@ enum Stage {
 impl App {
     /// Checks the configuration, opens everything and starts to serve.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let (cores, threads) = Cores::start().map_err(StartError::Threads)?;
         let engine = Engine::new(weir_transform::Settings::default())?;
         let (snapshot, feast) = {
             let (config, engine) = (config.clone(), engine.clone());
             let feast = Feast::configured(&config).await.map_err(StartError::Config)?.map(Arc::new);
             // Compiling components and reading files takes a while and blocks.
-            let build = move || Ok((reload::build(&config, &engine, None, feast.as_deref())?, feast));
+            let homes = cores.handles();
+            let build = move || Ok((reload::build(&config, &engine, None, feast.as_deref(), &homes)?, feast));
             let built = tokio::task::spawn_blocking(build).await;
             built.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(StartError::Config)?
         };
@@ -84,10 +91,9 @@ impl App {
         let operators = bind("operators", config.admin).await?;
         let journal = config.journal.as_ref().map(open_journal).transpose()?;
         let clock = config.as_of_us.map_or(Clock::System, |as_of_us| Clock::Fixed { as_of_us });
-        let cores = tokio::runtime::Handle::current().metrics().num_workers();
         let now = tokio::time::Instant::now();
-        let admission = Admission::new(config.in_flight_max, config.latency_target, cores, now);
-        let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default(), feast));
+        let admission = Admission::new(config.in_flight_max, config.latency_target, cores.count(), now);
+        let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default(), feast, cores));
 
         let (stop, _) = watch::channel(Stage::Serving);
         let until = |stage: Stage| {
@@ -104,12 +110,12 @@ impl App {
         let public_routes = doors::public(&gateway, Arc::clone(&limits)).await;
         let admin_routes = admin::routes(Admin { reloader: Arc::clone(&reloader), ready: Arc::clone(&ready) });
         let public_door = tokio::spawn(doors::serve(public, public_routes, until(Stage::Draining), config.drain));
-        let admin_routes = Door::to(admin_routes, Arc::clone(&gateway.metrics), limits);
+        let admin_routes = Door::to(admin_routes, Arc::clone(&gateway.metrics), limits, Cores::here());
         let admin_door = tokio::spawn(doors::serve(operators, admin_routes, until(Stage::Drained), config.drain));
         let registry = tokio::spawn(feast::keep(Arc::clone(&reloader)));
         let watcher = tokio::spawn(reloader.watch());
         tracing::info!(%listen, %admin, catalog_version = &*gateway.snapshot().catalog.version, "serving");
-        Ok(Self { gateway, config, listen, admin, ready, stop, public_door, admin_door, watcher, registry })
+        Ok(Self { gateway, config, listen, admin, ready, stop, public_door, admin_door, watcher, registry, threads })
     }
 
     /// Where callers are served: the port that was chosen if 0 was asked for.
@@ -141,7 +147,7 @@ impl App {
 
     /// Leaves in order. No accepted request and no row is lost.
     pub async fn stop(self) {
-        let Self { gateway, ready, stop, public_door, admin_door, watcher, registry, .. } = self;
+        let Self { gateway, ready, stop, public_door, admin_door, watcher, registry, threads, .. } = self;
         ready.store(false, Ordering::Relaxed);
         watcher.abort();
         registry.abort();
@@ -155,7 +161,7 @@ impl App {
         finished(admin_door.await);
         // The last owner closes the journal. Were a cut connection still one, its rows are sealed all the same and
         // the next start clears up behind it.
-        finished(tokio::task::spawn_blocking(move || drop(gateway)).await);
+        finished(tokio::task::spawn_blocking(move || drop((gateway, threads))).await);
         tracing::info!("stopped");
     }
 }

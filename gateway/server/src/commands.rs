@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,7 +93,7 @@ pub async fn check(args: &Check) -> ExitCode {
         let feast = Feast::configured(&config).await?;
         let checked = snapshot::check(&config, &engine, feast.as_ref())?;
         match &config.store {
-            StoreUrl::Embedded => drop(load::store(&config, &checked.catalog, feast.as_ref())?),
+            StoreUrl::Embedded => drop(load::store(&config, &checked.catalog, feast.as_ref(), &Arc::default())?),
             StoreUrl::Redis(address) => load::reachable(&config, address)?,
             StoreUrl::Feast => {}
         }

@@ -28,6 +28,7 @@ use weir_proto::encoded::{FeatureServiceServer, GrpcFeatureServerServer, Serving
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
 
+use crate::cores::Cores;
 use crate::feast::{self, FeastGrpc};
 use crate::gate::{Entered, FEATURES, GET_FEATURES, Gate};
 use crate::gateway::Gateway;
@@ -57,12 +58,13 @@ pub(crate) struct Door {
     metrics: Arc<Metrics>,
     counts: Arc<Counts>,
     limits: Arc<Limits>,
+    cores: Cores,
 }
 
 impl Door {
     /// A port with nothing but these routes. Its connections are not in the metrics.
-    pub(crate) fn to(routes: Router, metrics: Arc<Metrics>, limits: Arc<Limits>) -> Self {
-        Self { gate: None, features: None, online: None, routes, metrics, counts: Arc::default(), limits }
+    pub(crate) fn to(routes: Router, metrics: Arc<Metrics>, limits: Arc<Limits>, cores: Cores) -> Self {
+        Self { gate: None, features: None, online: None, routes, metrics, counts: Arc::default(), limits, cores }
     }
 
     async fn answer(self: Arc<Self>, entered: Option<Entered>, mut request: Request<Incoming>) -> Response {
@@ -135,7 +137,8 @@ pub(crate) async fn public(gateway: &Arc<Gateway>, limits: Arc<Limits>) -> Door 
     let routes = json.merge(routes.into_axum_router()).fallback(move |request| nowhere(request, is_feast));
     let (gate, metrics) = (Some(Gate(Arc::clone(gateway))), Arc::clone(&gateway.metrics));
     let counts = Arc::clone(&metrics.door);
-    Door { gate, features: Some((grpc, features)), online, routes, metrics, counts, limits }
+    let cores = gateway.cores.clone();
+    Door { gate, features: Some((grpc, features)), online, routes, metrics, counts, limits, cores }
 }
 
 /// A path that leads nowhere, said in the caller's own protocol.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Extensions, Method, Request};
 use axum::response::Response;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 use weir_domain::Refusal;
 use weir_domain::catalog::Priority;
 
 use crate::admission::{Admission, Mode, Permit, Through, Visitor};
+use crate::cores::Cores;
 use crate::doors::is_grpc;
 use crate::gateway::Gateway;
 use crate::pipeline::Arrival;
@@ -65,7 +65,7 @@ impl Gate {
         let Some(through) = self.through(request) else { return Ok(Entered { at, permit: None }) };
         let admission = &self.0.admission;
         if admission.is_look_due(at) {
-            look(Arc::clone(admission));
+            look(Arc::clone(admission), self.0.cores.clone());
         }
         let caller = request.headers().get(CALLER).map(|name| name.as_bytes());
         let (priority, seat) = match caller {
@@ -117,10 +117,6 @@ impl Gate {
 }
 
 /// Looks how busy the cores were. A task of its own: it is not the caller's time.
-fn look(admission: Arc<Admission>) {
-    tokio::spawn(async move {
-        let runtime = Handle::current().metrics();
-        let busy = (0..runtime.num_workers()).map(|worker| runtime.worker_total_busy_duration(worker)).sum();
-        admission.learn(busy, Instant::now());
-    });
+fn look(admission: Arc<Admission>, cores: Cores) {
+    tokio::spawn(async move { admission.learn(cores.busy(), Instant::now()) });
 }

@@ -8,6 +8,7 @@ use weir_domain::catalog::Catalog;
 use weir_journal::Journal;
 
 use crate::admission::Admission;
+use crate::cores::Cores;
 use crate::feast::Feast;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -25,6 +26,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// The Feast repository that is served too.
     pub feast: Option<Arc<Feast>>,
+    /// What it runs on.
+    pub cores: Cores,
 }
 
 impl Gateway {
@@ -36,9 +39,10 @@ impl Gateway {
         journal: Option<Journal>,
         metrics: Arc<Metrics>,
         feast: Option<Arc<Feast>>,
+        cores: Cores,
     ) -> Self {
         let admission = Arc::new(admission);
-        Self { snapshot: ArcSwap::from_pointee(snapshot), admission, clock, journal, metrics, feast }
+        Self { snapshot: ArcSwap::from_pointee(snapshot), admission, clock, journal, metrics, feast, cores }
     }
 
     /// What the next request is answered from.

@@ -7,6 +7,7 @@ pub mod app;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod cores;
 mod decode;
 pub mod demo;
 mod doors;

@@ -2,9 +2,11 @@
 //! is filled this way at start, and `weir load` fills Redis.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::runtime::Handle;
 use weir_domain::catalog::{Catalog, Layout, Mistake, View};
 use weir_domain::{Cell, Column, FeatureType, Kind};
 use weir_journal::table::{Table, TableError, read_table};
@@ -20,26 +22,28 @@ use crate::snapshot::chain;
 pub(crate) const NOT_OURS: &str = "its rows lie in Feast's hashes, which Feast fills (feast materialize, push)";
 
 /// Opens the store the configuration names. An unreachable Redis is no mistake: it may come back.
-pub(crate) fn store(config: &Config, catalog: &Catalog, feast: Option<&Feast>) -> Result<Store, Vec<Mistake>> {
+pub(crate) fn store(
+    config: &Config,
+    catalog: &Catalog,
+    feast: Option<&Feast>,
+    homes: &Arc<[Handle]>,
+) -> Result<Store, Vec<Mistake>> {
     let settings = CacheSettings { capacity_bytes: config.cache_bytes };
     let backend = match &config.store {
         StoreUrl::Embedded => Backend::Embedded(embedded(config, catalog)?),
-        StoreUrl::Redis(address) => Backend::Redis(redis(config, address)?),
+        StoreUrl::Redis(address) => Backend::Redis(redis(config, address, homes)?),
         StoreUrl::Feast => match feast.map(Feast::store_address) {
-            Some(address) => Backend::Redis(redis(config, &address)?),
+            Some(address) => Backend::Redis(redis(config, &address, homes)?),
             None => return Err(vec![Mistake { at: place(config), message: "store: no Feast repository".into() }]),
         },
     };
     Ok(Store::new(backend, settings, &config.namespace))
 }
 
-fn redis(config: &Config, address: &RedisAddress) -> Result<Redis, Vec<Mistake>> {
+fn redis(config: &Config, address: &RedisAddress, homes: &Arc<[Handle]>) -> Result<Redis, Vec<Mistake>> {
     let mistake = |error| vec![Mistake { at: place(config), message: format!("store: {}", chain(&error)) }];
-    let opened = match config.client_tracking {
-        true => Redis::open_tracking(address, config.replicas, &config.namespace),
-        false => Redis::open_with(address, config.replicas),
-    };
-    opened.map_err(mistake)
+    let tracked = config.client_tracking.then_some(&*config.namespace);
+    Redis::open_on(Arc::clone(homes), address, config.replicas, tracked).map_err(mistake)
 }
 
 /// Whether the address is one that can be used, certificates included; whether anybody is there is not asked.

@@ -4,16 +4,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use weir::cli::{Cli, Command, Import};
+use weir::cores::TASKS_PER_LOOK;
 use weir::telemetry::Telemetry;
 use weir::{commands, demo, import};
 
 /// A third more requests a second than with the system's allocator, where replies are large.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Tasks that run before sockets are looked at again. A reply of 47 kB takes its task 60 µs, so a worker with more to do
-/// than it can sees new requests, which it may have to refuse, after a millisecond and not after four.
-const TASKS_PER_LOOK: u32 = 16;
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(TASKS_PER_LOOK).build();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 use weir_domain::catalog::{Mistake, Place};
 use weir_store::Store;
@@ -25,13 +26,15 @@ pub(crate) struct Reloader {
     config: Config,
     engine: Engine,
     gateway: Arc<Gateway>,
+    homes: Arc<[Handle]>,
     /// One reload at a time, so that the last change wins.
     turn: Mutex<()>,
 }
 
 impl Reloader {
     pub(crate) fn new(config: Config, engine: Engine, gateway: Arc<Gateway>) -> Self {
-        Self { config, engine, gateway, turn: Mutex::new(()) }
+        let homes = gateway.cores.handles();
+        Self { config, engine, gateway, homes, turn: Mutex::new(()) }
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {
@@ -50,7 +53,7 @@ impl Reloader {
         let store = Arc::clone(&self.gateway.snapshot().store);
         // Reading files and compiling components blocks; requests go on meanwhile.
         let built = tokio::task::spawn_blocking(move || {
-            build(&this.config, &this.engine, Some(store), this.gateway.feast.as_deref())
+            build(&this.config, &this.engine, Some(store), this.gateway.feast.as_deref(), &this.homes)
         })
         .await;
         let built = built.unwrap_or_else(|_| Err(vec![crashed(&self.config.dir)]));
@@ -119,11 +122,12 @@ pub(crate) fn build(
     engine: &Engine,
     store: Option<Arc<Store>>,
     feast: Option<&Feast>,
+    homes: &Arc<[Handle]>,
 ) -> Result<Snapshot, Vec<Mistake>> {
     let checked = snapshot::check(config, engine, feast)?;
     let store = match (&config.store, store) {
         (StoreUrl::Redis(_) | StoreUrl::Feast, Some(store)) => store,
-        _ => Arc::new(load::store(config, &checked.catalog, feast)?),
+        _ => Arc::new(load::store(config, &checked.catalog, feast, homes)?),
     };
     Ok(Snapshot::new(checked, store))
 }

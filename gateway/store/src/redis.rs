@@ -29,6 +29,7 @@ mod url;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -97,15 +98,20 @@ impl Redis {
 
     /// The same, saying whether replicas are read from.
     pub fn open_with(address: &RedisAddress, replicas: Replicas) -> Result<Self, AddressError> {
-        Self::begin(address, replicas, Arc::default(), None)
+        Self::begin(address, replicas, Arc::default(), None, Arc::default())
     }
 
-    /// The same, and hears of writes by client tracking: stores over it forget what was written at once. `namespace` is
-    /// that of the stores.
-    pub fn open_tracking(address: &RedisAddress, replicas: Replicas, namespace: &str) -> Result<Self, AddressError> {
+    /// The same for requests on several runtimes, each with a connection of its own to every node. `tracked`: the namespace
+    /// of stores that hear of writes by client tracking and forget at once what was written.
+    pub fn open_on(
+        homes: Arc<[Handle]>,
+        address: &RedisAddress,
+        replicas: Replicas,
+        tracked: Option<&str>,
+    ) -> Result<Self, AddressError> {
         let counters = Arc::<Counters>::default();
-        let tracking = Tracking::new(namespace_prefix(namespace), counters.clone());
-        Self::begin(address, replicas, counters, Some(Arc::new(tracking)))
+        let tracking = tracked.map(|namespace| Tracking::new(namespace_prefix(namespace), counters.clone()));
+        Self::begin(address, replicas, counters, tracking.map(Arc::new), homes)
     }
 
     fn begin(
@@ -113,6 +119,7 @@ impl Redis {
         replicas: Replicas,
         counters: Arc<Counters>,
         tracking: Option<Arc<Tracking>>,
+        homes: Arc<[Handle]>,
     ) -> Result<Self, AddressError> {
         address.check()?;
         let mut followers = JoinSet::new();
@@ -125,6 +132,7 @@ impl Redis {
             alarm: Arc::new(Alarm::default()),
             pipelines_max: if address.layout == RedisLayout::Cluster { PIPELINES_MAX } else { usize::MAX },
             tracking: tracking.clone(),
+            homes,
         };
         let mut places = Place::all_of(address);
         let layout = match &address.layout {

@@ -5,13 +5,15 @@ mod common;
 #[path = "common/scene.rs"]
 mod scene;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Certificates, RedisServer, until};
 use scene::*;
+use tokio::runtime::Handle;
 use weir_domain::Provenance;
 use weir_domain::catalog::Scope;
-use weir_store::{Backend, CacheSettings, Loader, Redis, Store, Trouble};
+use weir_store::{Backend, CacheSettings, Loader, Redis, Replicas, Store, Trouble};
 
 use Provenance::{Missing, Store as FromStore};
 
@@ -148,4 +150,43 @@ async fn a_node_of_a_cluster_that_is_taken_for_a_single_server_says_so() {
     store.fetch(&plan, &bound(ids.len(), vec![texts(&ids)]), in_time(AMPLE), &mut into).await;
     assert_eq!(Reply::of(into).provenance, [Provenance::Unavailable; 20]);
     assert_eq!(store.counters().troubles(Trouble::CrossSlot), 1);
+}
+
+#[tokio::test]
+async fn every_runtime_asks_over_a_connection_of_its_own_while_it_is_there() {
+    let server = RedisServer::start();
+    let runtimes: Vec<_> = (0..2)
+        .map(|_| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
+        .collect();
+    let homes: Vec<_> = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
+    let redis = Redis::open_on(homes.clone().into(), &address(&server.url()), Replicas::Ignored, None).unwrap();
+    redis.settled().await.unwrap();
+    let store = Store::new(Backend::Redis(redis), CacheSettings::default(), NAMESPACE);
+    let uncached = freshness(Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let plan = Arc::new(plan_of(vec![(small_view(uncached), Scope::Item)]));
+    let ask_from = async |home: &Handle| {
+        let (store, plan) = (store.clone(), Arc::clone(&plan));
+        let asked = home.spawn(async move {
+            let mut into = weir_domain::Gathered::default();
+            store.fetch(&plan, &bound(1, vec![texts(&["nobody"])]), in_time(AMPLE), &mut into).await;
+            Reply::of(into).provenance[0]
+        });
+        asked.await.unwrap()
+    };
+    // Which connections read last; a heartbeat may come between.
+    let readers = || {
+        let list = server.command(&["CLIENT", "LIST"]);
+        let reads = list.lines().filter(|line| line.contains(" cmd=mget "));
+        reads.map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let ask_from_both = async || [ask_from(&homes[0]).await, ask_from(&homes[1]).await];
+    until("each runtime reads over its own", async || ask_from_both().await == [Missing; 2] && readers().len() == 2)
+        .await;
+    let first = readers().remove(0);
+    server.command(&["CLIENT", "KILL", "ID", first.trim_start_matches("id=")]);
+    until("and again", async || {
+        ask_from_both().await == [Missing; 2] && readers().len() == 2 && !readers().contains(&first)
+    })
+    .await;
+    runtimes.into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
 }

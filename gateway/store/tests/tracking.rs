@@ -35,7 +35,7 @@ struct Board {
 
 impl Board {
     fn open(url: &str) -> Self {
-        let redis = Redis::open_tracking(&address(url), Replicas::Ignored, NAMESPACE).unwrap();
+        let redis = Redis::open_on(Arc::default(), &address(url), Replicas::Ignored, Some(NAMESPACE)).unwrap();
         let store = Arc::new(Store::new(Backend::Redis(redis), CacheSettings::default(), NAMESPACE));
         Self { store, plan: Arc::new(plan_of(vec![(small_view(HOURS), Scope::Item)])) }
     }

@@ -21,6 +21,7 @@ use super::Door;
 use super::counts::Ending;
 use super::pulse::{Awaited, Felt, Pulse};
 use super::turn::{AtOnce, Outbox, Turns};
+use crate::cores::Seat;
 
 /// Streams at a time on one HTTP/2 connection: a busy client opens a second connection instead.
 const STREAMS_MAX: u32 = 256;
@@ -98,7 +99,9 @@ pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<O
             }
             Ok((stream, from)) => {
                 is_failing = false;
-                open.spawn(connection(stream, from.ip(), Arc::clone(&door), leaving.clone()));
+                let seat = door.cores.seat();
+                let core = seat.handle();
+                open.spawn_on(connection(stream, from.ip(), seat, Arc::clone(&door), leaving.clone()), &core);
             }
             Err(error) => {
                 // The peer gave up, or we are out of file descriptors: neither is a reason to stop.
@@ -139,7 +142,9 @@ fn server(limits: &Limits, requests: AtOnce) -> auto::Builder<AtOnce> {
 }
 
 /// The life of a connection.
-async fn connection(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, from: IpAddr, _seat: Seat, door: Arc<Door>, leaving: watch::Receiver<bool>) {
+    // Sockets are watched by the runtime that they were made in.
+    let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) else { return };
     let counts = Arc::clone(&door.counts);
     counts.open.fetch_add(1, Ordering::Relaxed);
     let ending = drive(stream, from, door, leaving).await;
@@ -152,7 +157,7 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch:
     // Replies are whole messages: waiting for more would only cost the budget.
     let _ = stream.set_nodelay(true);
     let (limits, counts) = (Arc::clone(&door.limits), Arc::clone(&door.counts));
-    let pulse = Arc::new(Pulse::default());
+    let (pulse, cores) = (Arc::new(Pulse::default()), door.cores.clone());
     let felt = Arc::clone(&pulse);
     // Called when headers are seen; what it returns is polled when there is a core for it. Whoever is refused is so here
     // and now, and does not take the room of a request.
@@ -171,7 +176,7 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch:
     let (read, write) = stream.into_split();
     let outbox = Outbox::of(write, Arc::clone(&pulse));
     let stream = TokioIo::new(Felt::new(read, outbox.clone(), Arc::clone(&pulse)));
-    let server = server(&limits, AtOnce(outbox.clone()));
+    let server = server(&limits, AtOnce(outbox.clone(), cores));
     let mut connection = Turns::of(server.serve_connection(stream, hyper::service::service_fn(answer)), outbox);
     let ending = tokio::select! {
         biased;

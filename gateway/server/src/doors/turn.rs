@@ -16,6 +16,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
 use super::pulse::Pulse;
+use crate::cores::Cores;
 
 /// For so long in a turn, requests are answered where they were read. What comes after is for any core that is free,
 /// and those that have their answers do not wait for it.
@@ -53,7 +54,7 @@ impl<C: Future> Future for Turns<C> {
 
 /// Runs a connection's requests: where they were read while the turn is young, else in tasks of their own.
 #[derive(Clone)]
-pub(super) struct AtOnce(pub(super) Outbox);
+pub(super) struct AtOnce(pub(super) Outbox, pub(super) Cores);
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
     fn execute(&self, request: F) {
@@ -62,11 +63,12 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
             let mut nobody = Context::from_waker(Waker::noop());
             let polled = catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(&mut nobody)));
             // One that has to wait is polled again by its task. A panic ends this request, as it would end a task.
-            if !matches!(polled, Ok(Poll::Pending)) {
-                return;
+            if matches!(polled, Ok(Poll::Pending)) {
+                tokio::spawn(request);
             }
+        } else {
+            self.1.spawn(request);
         }
-        tokio::spawn(request);
     }
 }
 
@@ -280,7 +282,7 @@ mod tests {
                 if polls.fetch_add(1, Ordering::Relaxed) + 1 < ends_after { Poll::Pending } else { Poll::Ready(()) }
             })
         };
-        let (requests, begin) = (AtOnce(outbox.clone()), |at| outbox.lock().began = at);
+        let (requests, begin) = (AtOnce(outbox.clone(), Cores::here()), |at| outbox.lock().began = at);
         begin(Instant::now() + Duration::from_secs(1));
         requests.execute(counted(1));
         assert_eq!(polls.swap(0, Ordering::Relaxed), 1);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -30,9 +31,9 @@ pub(crate) const READ_LIFE: Duration = Duration::from_millis(250);
 const MGET_KEYS_MAX: usize = 512;
 /// What a key takes in a command besides itself: `$`, its length and two line ends.
 const KEY_OVERHEAD_BYTES: usize = 10;
-/// Connections per node. The first that is up carries everything in flight, so that what is asked at the same time goes
-/// out in one piece; the second keeps reads going while the first is being replaced.
-const CONNECTIONS: usize = 2;
+/// Connections per node at least. A runtime's own carries everything that the runtime has in flight, so that what is asked
+/// at the same time goes out in one piece; another keeps reads going while it is being replaced.
+const CONNECTIONS_MIN: usize = 2;
 /// Pipelines under way to one node of several. Half of what a store has in flight at all: a frozen node can
 /// fill its half while its breaker still thinks, and the other nodes' reads go on in the other. A node alone has
 /// all of it.
@@ -44,6 +45,8 @@ pub(crate) struct Node {
     pub(super) dialer: Arc<Dialer>,
     pub(super) duty: Duty,
     pub(super) lanes: Vec<Lane>,
+    /// By connection, as far as they go, where it is kept and who prefers it.
+    homes: Arc<[Handle]>,
     pub(super) breaker: Arc<Breaker>,
     pub(super) counters: Arc<Counters>,
     pub(super) alarm: Arc<Alarm>,
@@ -96,6 +99,8 @@ pub(super) struct Family {
     pub(super) pipelines_max: usize,
     /// Where to report writes; `None` = nobody wants to know.
     pub(super) tracking: Option<Arc<Tracking>>,
+    /// The runtimes that ask; none = whichever this is.
+    pub(super) homes: Arc<[Handle]>,
 }
 
 impl Family {
@@ -118,7 +123,8 @@ impl Family {
             place,
             dialer: self.dialer.clone(),
             duty: self.duty,
-            lanes: (0..CONNECTIONS).map(|_| Lane::default()).collect(),
+            lanes: (0..self.homes.len().max(CONNECTIONS_MIN)).map(|_| Lane::default()).collect(),
+            homes: self.homes.clone(),
             breaker,
             counters: self.counters.clone(),
             alarm: self.alarm.clone(),
@@ -129,8 +135,11 @@ impl Family {
             pipelines: AtomicUsize::new(0),
         });
         let mut keepers = JoinSet::new();
-        for index in 0..CONNECTIONS {
-            keepers.spawn(keep(node.clone(), index));
+        for index in 0..node.lanes.len() {
+            match self.homes.get(index) {
+                Some(home) => keepers.spawn_on(keep(node.clone(), index), home),
+                None => keepers.spawn(keep(node.clone(), index)),
+            };
         }
         if let Some(tracking) = &self.tracking {
             keepers.spawn(track(node.clone(), tracking.clone()));
@@ -336,11 +345,13 @@ impl Node {
         }
     }
 
-    /// The first connection that is up; waits for one that is being made for the first time.
+    /// The connection of the runtime that asks if it is up, or else any other; waits for one that is being made for the
+    /// first time.
     pub(super) async fn connection(&self) -> Result<(&Lane, u64, Connection), Trouble> {
+        let (others, own) = self.lanes.split_at(self.own_lane());
         loop {
             let (mut why, mut coming) = (Trouble::Connection, None);
-            for lane in &self.lanes {
+            for lane in own.iter().chain(others) {
                 match &*lane.state.borrow() {
                     LaneState::Up(attempt, connection) => return Ok((lane, *attempt, connection.clone())),
                     LaneState::Connecting => coming = Some(lane),
@@ -352,6 +363,14 @@ impl Node {
             // Fails only when the sender is gone, and the lane itself holds it.
             let _ = lane.state.subscribe().wait_for(settled).await;
         }
+    }
+
+    fn own_lane(&self) -> usize {
+        if self.homes.len() < 2 {
+            return 0;
+        }
+        let here = Handle::current().id();
+        self.homes.iter().position(|home| home.id() == here).unwrap_or(0)
     }
 
     /// Counts silence against the breaker. When that opens it, all connections go: what is queued on them
