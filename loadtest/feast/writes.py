@@ -182,6 +182,9 @@ class DrawnWrites:
 
     def missing(self):
         view = self.view()
+        # Feast writes the views of a source in the order in which Python keeps a set, up to the first that fails.
+        if view.name.startswith("shared_"):
+            return None
         df = self.columns(view, 1)
         for name in self.random.sample(list(df), self.random.randint(1, min(2, len(df)))):
             del df[name]

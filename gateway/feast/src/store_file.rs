@@ -1,5 +1,5 @@
 //! `feature_store.yaml`: what Feast keeps outside its registry. Every mistake is told with its line; what serving has
-//! no use for (offline store, provider, authentication of other servers) is passed over.
+//! no use for (offline store, provider) is passed over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Repo {
     pub key_format: KeyFormat,
     /// `online_store`.
     pub online: Online,
+    /// `auth.type`, where Feast's own servers would ask who somebody is.
+    pub auth: Option<String>,
 }
 
 /// A Redis online store.
@@ -187,7 +189,9 @@ impl Reader {
                 None
             }
         };
+        let auth = get(root, "auth").and_then(|auth| self.text(auth, "type")).filter(|kind| kind != "no_auth");
         Some(Repo {
+            auth,
             project: project?,
             registry: path?,
             registry_ttl: ttl,
@@ -359,6 +363,9 @@ entity_key_serialization_version: 3
         assert_eq!((repo.online.db, repo.online.password.as_deref()), (2, Some("secret")));
         assert_eq!((repo.key_format, repo.registry_ttl), (KeyFormat::V3, REGISTRY_TTL));
         assert!(repo.online.tls.is_some() && !repo.versioning);
+        let asks = |auth: &str| parse(&format!("{}{auth}", PLAIN.replace("\"p,w\"", "secret"))).unwrap().auth;
+        assert_eq!((asks(""), asks("auth:\n  type: no_auth\n")), (None, None));
+        assert_eq!(asks("auth:\n  type: oidc\n  client_id: feast\n").as_deref(), Some("oidc"));
     }
 
     #[test]

@@ -140,6 +140,8 @@ impl FeastGrpc {
             // The Python server does not hand this on.
             with_versions: server == Server::Go && request.include_feature_view_version_metadata,
         };
+        // Nor does it look at the context.
+        let request_context = if server == Server::Go { request_context } else { BTreeMap::new() };
         let names: Vec<String> = entities.keys().chain(request_context.keys()).cloned().collect();
         let given: Vec<RepeatedValue> = entities.into_values().chain(request_context.into_values()).collect();
         let columns = |lookup: &weir_feast::Lookup| -> Result<Vec<_>, Raised> {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, Request, State};
+use axum::handler::Handler;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{BoxError, Router};
 use tracing::Instrument;
 use weir_feast::{
@@ -55,21 +56,22 @@ pub(crate) fn routes(served: Served) -> Router {
         .route(WRITE, post(write_to_online_store))
         .route(SEARCH, post(search))
         .route(OLD_SEARCH, post(search))
-        .route(HEALTH, any(health))
-        .route(VECTOR_STORES, get(|| async { json(StatusCode::OK, r#"{"object":"list","data":[]}"#) }))
-        .route("/v1/vector_stores/{id}", get(no_vector_store))
+        .route(HEALTH, only_get(|| async { StatusCode::OK.into_response() }))
+        .route(VECTOR_STORES, only_get(|| async { json(StatusCode::OK, r#"{"object":"list","data":[]}"#) }))
+        .route("/v1/vector_stores/{id}", only_get(no_vector_store))
         .route("/v1/vector_stores/{id}/search", post(no_vector_store))
         .method_not_allowed_fallback(|| async { not_allowed() })
         .with_state(served)
 }
 
 /// `get` alone would answer HEAD too, which Feast's server does not.
-async fn health(method: Method) -> Response {
-    if method == Method::GET {
-        StatusCode::OK.into_response()
-    } else {
-        ([(header::ALLOW, "GET")], not_allowed()).into_response()
-    }
+fn only_get<H, T>(handler: H) -> MethodRouter<Served>
+where
+    H: Handler<T, Served>,
+    T: 'static,
+{
+    let only = || async { ([(header::ALLOW, "GET")], not_allowed()) };
+    get(handler).head(only).fallback(only)
 }
 
 fn not_allowed() -> Response {

@@ -28,7 +28,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) fn repo(config: &FeastConfig) -> Result<Repo, Vec<Mistake>> {
     let path = store_file(config);
     let text = std::fs::read_to_string(&path).map_err(|error| vec![unreadable(&path, &error)])?;
-    Repo::parse(&path.display().to_string(), &text, |name| std::env::var(name).ok())
+    let repo = Repo::parse(&path.display().to_string(), &text, |name| std::env::var(name).ok())?;
+    if let Some(auth) = &repo.auth {
+        tracing::warn!(auth, file = %path.display(), "Feast's permissions are not enforced here: whoever reaches this port may read and write");
+    }
+    Ok(repo)
 }
 
 fn store_file(config: &FeastConfig) -> PathBuf {
