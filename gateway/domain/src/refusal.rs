@@ -89,7 +89,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::UnknownService { service } => write!(f, "no feature service named {service:?}"),
             Self::Invalid(violations) => {
-                f.write_str("the request does not fit its service")?;
+                f.write_str("the request cannot be answered as it is")?;
                 for (i, v) in violations.iter().enumerate() {
                     write!(f, "{} {}: {}", if i == 0 { ":" } else { ";" }, v.field, v.description)?;
                 }

@@ -61,6 +61,7 @@ pub struct App {
     public_door: JoinHandle<()>,
     admin_door: JoinHandle<()>,
     watcher: JoinHandle<()>,
+    hangups: JoinHandle<()>,
     registry: JoinHandle<()>,
     threads: Threads,
 }
@@ -113,9 +114,23 @@ impl App {
         let admin_routes = Door::to(admin_routes, Arc::clone(&gateway.metrics), limits, Cores::here());
         let admin_door = tokio::spawn(doors::serve(operators, admin_routes, until(Stage::Drained), config.drain));
         let registry = tokio::spawn(feast::keep(Arc::clone(&reloader)));
+        let hangups = tokio::spawn(reload::on_hangup(Arc::clone(&reloader)));
         let watcher = tokio::spawn(reloader.watch());
         tracing::info!(%listen, %admin, catalog_version = &*gateway.snapshot().catalog.version, "serving");
-        Ok(Self { gateway, config, listen, admin, ready, stop, public_door, admin_door, watcher, registry, threads })
+        Ok(Self {
+            gateway,
+            config,
+            listen,
+            admin,
+            ready,
+            stop,
+            public_door,
+            admin_door,
+            watcher,
+            hangups,
+            registry,
+            threads,
+        })
     }
 
     /// Where callers are served: the port that was chosen if 0 was asked for.
@@ -147,9 +162,10 @@ impl App {
 
     /// Leaves in order. No accepted request and no row is lost.
     pub async fn stop(self) {
-        let Self { gateway, ready, stop, public_door, admin_door, watcher, registry, threads, .. } = self;
+        let Self { gateway, ready, stop, public_door, admin_door, watcher, hangups, registry, threads, .. } = self;
         ready.store(false, Ordering::Relaxed);
         watcher.abort();
+        hangups.abort();
         registry.abort();
         stop.send_replace(Stage::Draining);
         finished(public_door.await);

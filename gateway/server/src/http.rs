@@ -69,7 +69,7 @@ async fn assign_unit(State(gateway): App, request: Request<axum::body::Body>) ->
     let assigned = async {
         let invalid = |field: &str, what: String| Refusal::Invalid(vec![Violation::new(field, what)]);
         let body = read(request.into_body()).await?;
-        let body: Body = serde_json::from_slice(&body).map_err(|e| invalid("body", e.to_string()))?;
+        let body: Body = json::fields(&body)?;
         if body.unit.is_empty() {
             return Err(invalid("unit", "is empty: experiments split by it".to_owned()));
         }

@@ -33,9 +33,17 @@ fn invalid(field: impl Into<String>, description: impl Into<String>) -> Refusal 
     Refusal::Invalid(vec![Violation::new(field, description)])
 }
 
+/// Reads a body of named fields. serde would also take them in the order of their declaration, as an array.
+pub(crate) fn fields<'b, T: serde::Deserialize<'b>>(body: &'b [u8]) -> Result<T, Refusal> {
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(invalid("body", "is an array: an object is expected"));
+    }
+    serde_json::from_slice(body).map_err(|error| invalid("body", error.to_string()))
+}
+
 /// Reads a request body.
 pub(crate) fn decode(body: &[u8]) -> Result<Request, Refusal> {
-    let body: Body = serde_json::from_slice(body).map_err(|error| invalid("body", error.to_string()))?;
+    let body: Body = fields(body)?;
     Ok(Request {
         service: body.service,
         context: columns("context", body.context)?,

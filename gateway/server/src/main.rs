@@ -15,7 +15,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(TASKS_PER_LOOK).build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run()),
+        Ok(runtime) => {
+            let code = runtime.block_on(run());
+            // Everything has ended in order; what still reads from a disk that does not answer is not waited for.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             commands::complain(&format!("weir: cannot start its threads: {error}"));
             ExitCode::FAILURE

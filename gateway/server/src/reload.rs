@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
 use weir_domain::catalog::{Mistake, Place};
 use weir_store::Store;
@@ -104,6 +105,16 @@ impl Reloader {
             // Its outcome is logged and counted.
             let _ = self.reload().await;
         }
+    }
+}
+
+/// Reads everything anew whenever the process is told to by SIGHUP, which would otherwise end it.
+pub(crate) async fn on_hangup(reloader: Arc<Reloader>) {
+    // Without a handler the default action ends the process; there is nothing to wait for.
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        // Its outcome is logged and counted.
+        let _ = reloader.reload().await;
     }
 }
 

@@ -61,6 +61,11 @@ pub fn check(config: &Config, engine: &Engine, feast: Option<&Feast>) -> Result<
         (CatalogFrom::Feast, Some(feast)) => feast.catalog()?,
         _ => catalog(&config.dir)?,
     };
+    // A file that was cut off or is being written would take everything away from everybody.
+    if catalog.services.is_empty() && config.catalog != CatalogFrom::Feast {
+        let at = Place { file: config.dir.join("catalog").display().to_string().into(), line: 1 };
+        return Err(vec![Mistake { at, message: "there is no [[service]]: nothing could be asked for".to_owned() }]);
+    }
     let compiled = plan::compile(&catalog);
     let loaded = load_transforms(&config.dir, engine, &catalog);
     match (compiled, loaded) {
@@ -88,6 +93,12 @@ fn files(dir: &Path) -> Result<Vec<(String, String)>, Vec<Mistake>> {
     let mut files = Vec::with_capacity(paths.len());
     let mut mistakes = Vec::new();
     for path in &paths {
+        // Reading a pipe might never end.
+        if std::fs::metadata(path).is_ok_and(|what| !what.is_file()) {
+            let at = Place { file: path.display().to_string().into(), line: 1 };
+            mistakes.push(Mistake { at, message: "is no regular file".to_owned() });
+            continue;
+        }
         match std::fs::read_to_string(path) {
             Ok(text) => files.push((path.display().to_string(), text)),
             Err(error) => mistakes.push(unreadable(path, &error)),

@@ -6,10 +6,11 @@ mod harness;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use harness::{Running, Setup, column, connect, eventually, flights, post};
+use harness::{Running, Setup, column, connect, eventually, flights, http_get, post};
 use serde_json::Value as Json;
 use weir_proto::v1;
 use weir_proto::v1::values::Kind;
@@ -101,6 +102,36 @@ async fn a_bad_edit_never_replaces_the_good_one_and_every_mistake_is_listed() {
     }
     assert_eq!(ask(&gateway).await.catalog_version, before);
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_catalog_that_has_lost_its_services_or_cannot_be_read_is_refused() {
+    let gateway = Setup::demo().start().await;
+    let before = ask(&gateway).await.catalog_version;
+    let services = gateway.setup.dir().join("catalog/services.toml");
+    let text = fs::read_to_string(&services).expect("a catalog");
+    fs::write(&services, "").expect("written");
+    let (status, said) = reload(&gateway).await;
+    assert_eq!(status, 422, "{said}");
+    assert_eq!(ask(&gateway).await.catalog_version, before);
+    fs::write(&services, text).expect("written");
+    let pipe = gateway.setup.dir().join("catalog/pipe.toml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let (status, said) = reload(&gateway).await;
+    assert!(status == 422 && said.to_string().contains("pipe.toml:1: is no regular file"), "{said}");
+    fs::remove_file(pipe).expect("removed");
+    assert_eq!(reload(&gateway).await.0, 200, "mended");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_hangup_reloads() {
+    let setup = Setup::demo();
+    let gateway = setup.spawn();
+    let reloads = async || http_get(gateway.admin, "/metrics").await.1.contains("outcome=\"ok\"} 1");
+    assert!(!reloads().await);
+    gateway.signal("-HUP");
+    eventually("a reload", reloads).await;
 }
 
 #[tokio::test]

@@ -72,6 +72,7 @@ async fn bad_json_gets_a_clear_error_too() {
         ("", 400, "body"),
         ("{", 400, "body"),
         (r#"{"service":"route_card","itms":{}}"#, 400, "itms"),
+        (r#" ["route_card",{},{},{},null,null,{}]"#, 400, "an object is expected"),
         (r#"{"service":"nope"}"#, 404, "nope"),
         (r#"{"service":"route_card","items":{"origin":["JFK",1],"dest":["LAX","BOS"]}}"#, 400, "items.origin[1]"),
         (r#"{"service":"route_card","items":{"origin":[null],"dest":["LAX"]}}"#, 400, "items.origin[0]"),

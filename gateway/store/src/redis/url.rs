@@ -129,7 +129,8 @@ fn read_login(text: &str) -> Result<RedisLogin, AddressError> {
 
 fn read_hosts(text: &str, default_port: u16, list: &str) -> Result<Vec<(String, u16)>, AddressError> {
     let read = |(i, host)| {
-        let what = || AddressError::new(format!("host {} of {list} is not host or host:port", i + 1));
+        let what =
+            || AddressError::new(format!("host {} of {list} is not host or host:port, port at most 65535", i + 1));
         read_host(host, default_port).ok_or_else(what)
     };
     text.split(',').enumerate().map(read).collect()
