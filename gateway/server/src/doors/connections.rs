@@ -144,7 +144,10 @@ fn server(limits: &Limits, requests: AtOnce) -> auto::Builder<AtOnce> {
 /// The life of a connection.
 async fn connection(stream: TcpStream, from: IpAddr, _seat: Seat, door: Arc<Door>, leaving: watch::Receiver<bool>) {
     // Sockets are watched by the runtime that they were made in.
-    let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) else { return };
+    let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) else {
+        door.counts.accept_errors.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
     let counts = Arc::clone(&door.counts);
     counts.open.fetch_add(1, Ordering::Relaxed);
     let ending = drive(stream, from, door, leaving).await;

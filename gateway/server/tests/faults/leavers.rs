@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
+use tonic::Code;
 use weir_loadtest::proxy::{Fault, Proxy, Share};
 
 use crate::harness::redis::RedisServer;
@@ -18,6 +19,8 @@ const CALLS: usize = 40;
 const ENOUGH: usize = 200;
 /// What the store takes; callers leave some time before or after.
 const STORE_TAKES: Duration = Duration::from_millis(3);
+/// One reply behind another is there after twice that, and on a busy machine later.
+const PATIENCE_MAX: Duration = Duration::from_millis(12);
 const DESTS: [&str; 4] = ["LAX", "SFO", "BOS", "ORD"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,13 +41,15 @@ async fn who_leaves_is_in_the_journal_with_all_rows_or_with_none() {
         for n in 0..CALLS {
             let mut client = client.clone();
             calls.spawn(async move {
-                let patience = STORE_TAKES * 2 * n as u32 / CALLS as u32;
+                let patience = PATIENCE_MAX * n as u32 / CALLS as u32;
                 tokio::time::timeout(patience, client.get_features(route("JFK", &DESTS))).await
             });
         }
         for call in calls.join_all().await {
             match call {
-                Ok(reply) => drop(answered.insert(reply.expect("an answer").into_inner().request_id)),
+                Ok(Ok(reply)) => drop(answered.insert(reply.into_inner().request_id)),
+                // On a busy machine some are too many.
+                Ok(Err(status)) => assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}"),
                 Err(_) => left += 1,
             }
         }
