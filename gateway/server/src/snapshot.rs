@@ -61,8 +61,9 @@ pub fn check(config: &Config, engine: &Engine, feast: Option<&Feast>) -> Result<
         (CatalogFrom::Feast, Some(feast)) => feast.catalog()?,
         _ => catalog(&config.dir)?,
     };
-    // A file that was cut off or is being written would take everything away from everybody.
-    if catalog.services.is_empty() && config.catalog != CatalogFrom::Feast {
+    // A file that was cut off or is being written would take everything away from everybody. Beside Feast's own endpoints
+    // there may be nothing to lose.
+    if catalog.services.is_empty() && feast.is_none() {
         let at = Place { file: config.dir.join("catalog").display().to_string().into(), line: 1 };
         return Err(vec![Mistake { at, message: "there is no [[service]]: nothing could be asked for".to_owned() }]);
     }
