@@ -25,15 +25,13 @@ pub(crate) enum Figure {
     StoreAttemptsPerRequest,
     /// Requests and reads that were still under way in the gateway when nobody waited any more.
     Orphans,
-    /// How long after the beginning of the phase less than 95 % in 100 ms were still answered in time.
-    RecoveryS,
     /// Served rows that the journal kept.
     JournalledShare,
 }
 
 impl Figure {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::InTimeShare,
         Self::RepliedInTimeShare,
         Self::GoodputOfPeak,
@@ -44,7 +42,6 @@ impl Figure {
         Self::Untyped,
         Self::StoreAttemptsPerRequest,
         Self::Orphans,
-        Self::RecoveryS,
         Self::JournalledShare,
     ];
 
@@ -61,7 +58,6 @@ impl Figure {
             Self::Untyped => "untyped",
             Self::StoreAttemptsPerRequest => "store_attempts_per_request",
             Self::Orphans => "orphans",
-            Self::RecoveryS => "recovery_s",
             Self::JournalledShare => "journalled_share",
         }
     }

@@ -124,7 +124,7 @@ impl Traffic {
                 }
                 let cancelled =
                     self.asks.cancel.filter(|(share, _)| random.fraction() < *share).map(|(_, after)| after);
-                self.send(&run, Due { index, at, due, number, cancelled });
+                self.send(&run, Due { index, due, number, cancelled });
                 number += 1;
             }
             begin += stretch.length;
@@ -142,7 +142,7 @@ impl Traffic {
     fn send(&self, run: &Rc<Run>, due: Due) {
         let mut tallies = run.tallies.borrow_mut();
         let tally = &mut tallies[due.index];
-        tally.due(due.at);
+        tally.due();
         if run.in_flight.get() >= self.asks.in_flight_max {
             tally.dropped += 1;
             return;
@@ -167,7 +167,7 @@ impl Traffic {
             let (outcome, reply) = ended.unwrap_or((Outcome::TimedOut, None));
             let untyped = reply.filter(|_| outcome == Outcome::Answered).map(|reply| look(body, due.due, &reply));
             let tally = &mut run.tallies.borrow_mut()[due.index];
-            tally.ended(due.at, outcome, latency);
+            tally.ended(outcome, latency);
             tally.looked_at += u64::from(untyped.is_some());
             tally.untyped += untyped.unwrap_or(0);
             run.in_flight.set(run.in_flight.get() - 1);
@@ -189,8 +189,6 @@ impl Asks {
 struct Due {
     /// Of its stretch.
     index: usize,
-    /// Since the stretch began.
-    at: Duration,
     due: Instant,
     number: usize,
     cancelled: Option<Duration>,

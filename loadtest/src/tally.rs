@@ -9,12 +9,8 @@ use serde_json::{Value as Json, json};
 
 use crate::report::{DIGITS, LATENCY_MAX};
 
-/// How fine recovery is looked at: requests are put into buckets of this length by when they were due.
-pub(crate) const BUCKET: Duration = Duration::from_millis(100);
 /// A reply that comes this much after the budget is still in time: the network and the caller take some of it.
 pub(crate) const GRACE: Duration = Duration::from_millis(1);
-/// A bucket with less than this share in time is a bad one.
-const RECOVERED_SHARE: f64 = 0.95;
 
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +50,6 @@ pub(crate) struct Tally {
     pub(crate) lag_ns: Histogram<u64>,
     pub(crate) looked_at: u64,
     pub(crate) untyped: u64,
-    /// (due, answered in time) of each [`BUCKET`].
-    buckets: Vec<(u64, u64)>,
     in_time_max: Duration,
 }
 
@@ -78,15 +72,13 @@ impl Tally {
             lag_ns: histogram(),
             looked_at: 0,
             untyped: 0,
-            buckets: Vec::new(),
             in_time_max: budget + GRACE,
         }
     }
 
-    /// A request is due, this long after the phase began.
-    pub(crate) fn due(&mut self, at: Duration) {
+    /// A request is due.
+    pub(crate) fn due(&mut self) {
         self.due += 1;
-        self.bucket(at).0 += 1;
     }
 
     /// It was sent, this much too late.
@@ -95,7 +87,7 @@ impl Tally {
     }
 
     /// It ended, this long after it should have been sent.
-    pub(crate) fn ended(&mut self, at: Duration, outcome: Outcome, latency: Duration) {
+    pub(crate) fn ended(&mut self, outcome: Outcome, latency: Duration) {
         let is_in_time = latency <= self.in_time_max;
         let latency_ns = latency.as_nanos() as u64;
         match outcome {
@@ -103,7 +95,6 @@ impl Tally {
                 self.answered += 1;
                 self.answered_ns.saturating_record(latency_ns);
                 self.in_time += u64::from(is_in_time);
-                self.bucket(at).1 += u64::from(is_in_time);
             }
             Outcome::Refused => {
                 self.refused += 1;
@@ -118,14 +109,6 @@ impl Tally {
         self.replied_in_time += u64::from(is_reply && is_in_time);
     }
 
-    fn bucket(&mut self, at: Duration) -> &mut (u64, u64) {
-        let index = (at.as_nanos() / BUCKET.as_nanos()) as usize;
-        if index >= self.buckets.len() {
-            self.buckets.resize(index + 1, (0, 0));
-        }
-        &mut self.buckets[index]
-    }
-
     /// Requests that came back in time, of all that were due.
     pub(crate) fn in_time_share(&self) -> Option<f64> {
         share(self.in_time, self.due - self.cancelled)
@@ -134,13 +117,6 @@ impl Tally {
     /// Replies in time, of all calls whose caller waited.
     pub(crate) fn replied_in_time_share(&self) -> Option<f64> {
         share(self.replied_in_time, self.due - self.dropped - self.cancelled)
-    }
-
-    /// When the last bad bucket ended; nothing when the phase ended badly.
-    pub(crate) fn recovery(&self) -> Option<Duration> {
-        let is_bad = |(due, in_time): &(u64, u64)| *due > 0 && (*in_time as f64) < RECOVERED_SHARE * *due as f64;
-        let bad = self.buckets.iter().rposition(is_bad).map_or(0, |last| last + 1);
-        (bad < self.buckets.len()).then(|| BUCKET * bad as u32)
     }
 
     /// Everything counted, for the verdict.
@@ -200,8 +176,8 @@ mod tests {
     fn a_refusal_is_a_reply_and_no_success() {
         let mut tally = Tally::new(10 * MS);
         for outcome in [Outcome::Answered, Outcome::Refused, Outcome::TimedOut, Outcome::Cancelled] {
-            tally.due(MS);
-            tally.ended(MS, outcome, 2 * MS);
+            tally.due();
+            tally.ended(outcome, 2 * MS);
         }
         assert_eq!((tally.answered, tally.in_time, tally.replied_in_time), (1, 1, 2));
         assert_eq!(tally.in_time_share(), Some(1.0 / 3.0), "a caller who left is not waiting");
@@ -212,25 +188,9 @@ mod tests {
     fn the_budget_and_a_millisecond_is_in_time_and_no_more() {
         let mut tally = Tally::new(10 * MS);
         for latency in [11 * MS, 11 * MS + Duration::from_nanos(1)] {
-            tally.due(MS);
-            tally.ended(MS, Outcome::Answered, latency);
+            tally.due();
+            tally.ended(Outcome::Answered, latency);
         }
         assert_eq!((tally.answered, tally.in_time), (2, 1));
-    }
-
-    #[test]
-    fn recovery_ends_with_the_last_bad_tenth_of_a_second() {
-        let mut tally = Tally::new(10 * MS);
-        for ms in (0..1_000).step_by(10) {
-            let at = ms * MS;
-            tally.due(at);
-            let latency = if (100..250).contains(&ms) { 50 * MS } else { MS };
-            tally.ended(at, Outcome::Answered, latency);
-        }
-        assert_eq!(tally.recovery(), Some(300 * MS));
-        for ms in 950..1_000 {
-            tally.due(ms * MS);
-        }
-        assert_eq!(tally.recovery(), None, "it ended badly");
     }
 }

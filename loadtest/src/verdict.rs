@@ -82,7 +82,6 @@ impl Measured<'_> {
                 self.samples.attempts_per_request(self.begin, self.begin + self.phase.length)
             }
             Figure::Orphans => self.orphans,
-            Figure::RecoveryS => tally.recovery().map(|d| d.as_secs_f64()),
             Figure::JournalledShare => {
                 let rows = self.counted()?.by("weir_journal_rows_total", "outcome");
                 let kept = rows.get("kept").copied().unwrap_or(0.0);
@@ -116,7 +115,6 @@ impl Measured<'_> {
             json["gateway_refusals"] = json!(counted.by("weir_refusals_total", "reason"));
         }
         json["store_attempts_per_request"] = self.get(Figure::StoreAttemptsPerRequest).into();
-        json["recovery_s"] = self.get(Figure::RecoveryS).into();
         (json, all_hold)
     }
 }
