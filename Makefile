@@ -63,7 +63,7 @@ bench-feast: setup-redis setup-wrk setup-feast ## Measure the gateway beside Fea
 	cargo build --release --locked -p weir -p weir-loadtest
 	WEIR=target/release/weir $(FEAST_ENV)/bin/python loadtest/feast/bench_feast.py
 
-scenarios: setup-redis ## Play scenarios A to G and judge them (two quiet cores, six minutes), into loadtest/README.md
+scenarios: setup-redis ## Play scenarios A to G2 and judge them (two quiet cores, seven minutes), into loadtest/README.md
 	cargo build --release --locked -p weir -p weir-loadtest
 	WEIR_PACK=target/release/weir plugins/build.sh $(COMPONENTS) crosswind
 	python3 loadtest/scenarios.py --out target/scenarios --readme loadtest/README.md

@@ -29,6 +29,18 @@ pub struct Times {
     pub event_time_us: Vec<i64>,
     /// Milliseconds since the row was read from the store, 0 for a row read by this request.
     pub age_ms: Vec<u32>,
+    /// Number of the reading that the row is of, by which it is known again without a look at its values: one plan makes
+    /// the same values of one reading every time. [`UNNUMBERED`](Self::UNNUMBERED) or no entries where nobody knows.
+    pub readings: Vec<u64>,
+}
+
+impl Times {
+    /// Nothing is known of the reading.
+    pub const UNNUMBERED: u64 = 0;
+    /// There is no row, and all of its values are absent.
+    pub const NO_ROW: u64 = 1;
+    /// Readings are numbered from here.
+    pub const FIRST_READING: u64 = 2;
 }
 
 /// Everything known about a request's values so far.

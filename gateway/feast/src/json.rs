@@ -12,6 +12,7 @@ use weir_proto::feast::types::{Map, Value, value::Val};
 
 use crate::answer::{Answer, Column, event_time};
 use crate::lookup::ViewRead;
+use crate::size::CELLS_MAX;
 use crate::zoned;
 
 /// The most that a number takes, with its comma: growing would copy all that is written.
@@ -21,7 +22,8 @@ const TIME_AND_STATUS_BYTES: usize = 40;
 
 pub(crate) fn answer(answer: &Answer<'_>) -> Vec<u8> {
     let columns = answer.names().count();
-    let mut out = Vec::with_capacity(256 + columns * (64 + answer.rows.count * (VALUE_BYTES + TIME_AND_STATUS_BYTES)));
+    let cells = columns.saturating_mul(answer.rows.count).min(CELLS_MAX);
+    let mut out = Vec::with_capacity(256 + columns * 64 + cells * (VALUE_BYTES + TIME_AND_STATUS_BYTES));
     out.extend_from_slice(b"{\"results\":[");
     let mut is_first = true;
     for (_, values) in &answer.rows.echoed {

@@ -17,6 +17,7 @@ mod registry;
 mod request;
 mod rows;
 mod search;
+mod size;
 mod store_file;
 mod typed;
 mod unicode;
@@ -36,6 +37,7 @@ pub use registry::{Entity, Field, OnDemand, Projection, Registry, RegistryError,
 pub use request::{Body, OnlineRequest, field, flag, object, parse, text as string, unprocessable};
 pub use rows::{HashNames, Naming, Rows, key_part, no_key, passed};
 pub use search::search;
+pub use size::{CELLS_MAX, ROWS_MAX, TEXT_BYTES_MAX, check_frame};
 pub use store_file::{Online, Repo, Topology};
 pub use typed::cell_of;
 pub use unicode::encodable_values;

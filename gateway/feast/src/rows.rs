@@ -8,6 +8,7 @@ use crate::coerce;
 use crate::lookup::{Lookup, ViewRead};
 use crate::order;
 use crate::raised::{Raised, repr};
+use crate::size::ROWS_MAX;
 
 /// How this repository names its hashes.
 #[derive(Clone, Debug)]
@@ -120,8 +121,9 @@ impl Lookup {
         own.sort_by(|a, b| a.0.cmp(b.0));
         let mut prefix = Vec::new();
         naming.format.push_names(&mut prefix, own.iter().map(|(name, _)| *name));
+        let expected = rows.min(ROWS_MAX);
         let mut names =
-            HashNames { bytes: Vec::with_capacity(rows * (prefix.len() + 32)), ends: Vec::with_capacity(rows) };
+            HashNames { bytes: Vec::with_capacity(expected * (prefix.len() + 32)), ends: Vec::with_capacity(expected) };
         for row in 0..rows {
             names.bytes.extend_from_slice(&prefix);
             for (_, values) in &own {

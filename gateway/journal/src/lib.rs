@@ -18,6 +18,7 @@
 mod counts;
 mod frame;
 mod journal;
+mod known;
 mod put;
 mod queue;
 mod record;

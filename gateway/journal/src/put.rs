@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use weir_domain::Record;
 use weir_domain::plan::Plan;
 
 use crate::counts::{DropReason, Tally};
 use crate::frame::{FrameKind, Unframed};
+use crate::known::{self, Key};
 use crate::queue::Queue;
 use crate::record::{Unfit, check, encode};
 use crate::rows::{Group, Name, Namer, News, Refs, SEGMENT_SHARE, Told};
@@ -66,6 +67,7 @@ pub(crate) struct Inbox {
 /// What a thread needs to write a record, kept from one to the next.
 #[derive(Default)]
 struct Scratch {
+    keys: Vec<Key>,
     names: Vec<Name>,
     refs: Refs,
     body: Vec<u8>,
@@ -91,44 +93,40 @@ impl Shared {
             Unfit::Misfit => DropReason::Misfit,
             Unfit::TooLarge => DropReason::TooLarge,
         })?;
-        let shape = self.shape(&record.answer.plan);
+        let plan = self.plan(&record.answer.plan);
         SCRATCH.with_borrow_mut(|scratch| {
-            let put = self.put_as(record, &shape, scratch);
+            let put = self.put_as(record, &plan, scratch);
             scratch.body.shrink_to(BUFFER_BYTES_MAX);
             put
         })
     }
 
-    fn put_as(&self, record: &Record, shape: &Shape, scratch: &mut Scratch) -> Result<(), DropReason> {
-        let Scratch { names, refs, body } = scratch;
-        let (answer, groups) = (&record.answer, &shape.groups[..]);
-        let written = |refs: &Refs, body: &mut Vec<u8>| {
-            body.clear();
-            encode(record, shape.id, refs, body);
-        };
+    fn put_as(&self, record: &Record, plan: &Planned, scratch: &mut Scratch) -> Result<(), DropReason> {
+        let Scratch { keys, names, refs, body } = scratch;
+        let (answer, shape, groups) = (&record.answer, &*plan.shape, &plan.shape.groups[..]);
         refs.clear();
         if groups.is_empty() || answer.rows == 0 || self.rows().is_resting() {
-            written(refs, body);
+            written(record, shape, refs, body);
             return self.put_body(&mut self.inbox_for(shape), shape, &[], body);
+        }
+        // Without a look at the values, if the same readings were answered before.
+        if !known::keys(plan.number, groups, answer, keys) {
+            keys.clear();
+        }
+        if !keys.is_empty() && self.rows().recall(groups, keys, refs) && self.put_named(record, shape, refs, body)? {
+            return Ok(());
         }
         names.clear();
         groups.iter().for_each(|group| self.namer.name(shape.id, group, &answer.cells, answer.rows, names));
-        let generation = {
-            let rows = self.rows();
-            rows.find(groups, names, refs).then_some(rows.first)
-        };
-        if let Some(generation) = generation {
-            written(refs, body);
-            let mut inbox = self.inbox_for(shape);
-            // Forgotten in the meantime? Then they are told once more.
-            if self.rows().first == generation {
-                inbox.met += names.len() as u64;
-                return self.put_body(&mut inbox, shape, &[], body);
+        if self.rows().find(groups, names, refs) && self.put_named(record, shape, refs, body)? {
+            if !keys.is_empty() {
+                self.rows_mut().remember(keys, refs);
             }
+            return Ok(());
         }
         // Under the queue's lock: nobody names a row before it is in the queue.
         let mut inbox = self.inbox_for(shape);
-        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = self.rows_mut();
         let mut news = rows.tell(shape.id, groups, &answer.cells, names, refs);
         if !rows.has_room(&news) {
             rows.forget(std::mem::take(&mut inbox.met));
@@ -139,10 +137,24 @@ impl Shared {
             news = News::default();
         }
         inbox.met += (names.len() - news.len()) as u64;
-        written(refs, body);
+        written(record, shape, refs, body);
         self.put_body(&mut inbox, shape, &news.bodies, body)?;
         rows.keep(news);
+        rows.remember(keys, refs);
         Ok(())
+    }
+
+    /// Puts a record all of whose rows have numbers; `false` when they were forgotten in the meantime: they are to be
+    /// told once more.
+    fn put_named(&self, record: &Record, shape: &Shape, refs: &Refs, body: &mut Vec<u8>) -> Result<bool, DropReason> {
+        written(record, shape, refs, body);
+        let mut inbox = self.inbox_for(shape);
+        let is_current = self.rows().first == refs.first;
+        if is_current {
+            inbox.met += refs.len() as u64;
+            self.put_body(&mut inbox, shape, &[], body)?;
+        }
+        Ok(is_current)
     }
 
     /// The inbox, ready to tell this schema: when too many were told, everything is told anew.
@@ -152,7 +164,7 @@ impl Shared {
             inbox.told.clear();
             inbox.anew = true;
             let met = std::mem::take(&mut inbox.met);
-            self.rows.write().unwrap_or_else(PoisonError::into_inner).forget(met);
+            self.rows_mut().forget(met);
         }
         inbox
     }
@@ -201,22 +213,42 @@ impl Shared {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shape(&self, plan: &Arc<Plan>) -> Arc<Shape> {
+    fn rows_mut(&self) -> RwLockWriteGuard<'_, Told> {
+        self.rows.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan(&self, plan: &Arc<Plan>) -> Arc<Planned> {
         let at = Arc::as_ptr(plan) as usize;
-        if let Some((_, told)) = self.plans.read().unwrap_or_else(PoisonError::into_inner).by_plan.get(&at) {
-            return Arc::clone(told);
+        if let Some(planned) = self.plans.read().unwrap_or_else(PoisonError::into_inner).by_plan.get(&at) {
+            return Arc::clone(planned);
         }
         self.plans.write().unwrap_or_else(PoisonError::into_inner).learn(plan)
     }
+}
+
+/// The body of a record's frame.
+fn written(record: &Record, shape: &Shape, refs: &Refs, body: &mut Vec<u8>) {
+    body.clear();
+    encode(record, shape.id, refs, body);
 }
 
 /// The schema of each plan met so far. Plans that differ only in what is not written share one.
 #[derive(Debug, Default)]
 struct Plans {
     /// By address; holding the plan keeps the address from being used again.
-    by_plan: HashMap<usize, (Arc<Plan>, Arc<Shape>)>,
+    by_plan: HashMap<usize, Arc<Planned>>,
     by_text: HashMap<Vec<u8>, Arc<Shape>>,
     last_id: u32,
+    last_number: u32,
+}
+
+/// A plan, its number and its schema.
+#[derive(Debug)]
+struct Planned {
+    _plan: Arc<Plan>,
+    /// Used once: two plans of one schema may give different values in place of a row that is not there.
+    number: u32,
+    shape: Arc<Shape>,
 }
 
 /// A schema with its id and the frame body that tells both.
@@ -229,24 +261,26 @@ struct Shape {
 }
 
 impl Plans {
-    fn learn(&mut self, plan: &Arc<Plan>) -> Arc<Shape> {
+    fn learn(&mut self, plan: &Arc<Plan>) -> Arc<Planned> {
         if self.by_plan.len() >= PLANS_MAX {
             self.by_plan.clear();
             self.by_text.clear();
         }
         let schema = Schema::of(plan);
         let text = schema.encode(0);
-        let told = match self.by_text.get(&text) {
-            Some(told) => Arc::clone(told),
+        let shape = match self.by_text.get(&text) {
+            Some(shape) => Arc::clone(shape),
             None => {
                 self.last_id += 1;
-                let told =
-                    Arc::new(Shape { id: self.last_id, body: schema.encode(self.last_id), groups: Group::of(plan) });
-                self.by_text.insert(text, Arc::clone(&told));
-                told
+                let (body, groups) = (schema.encode(self.last_id), Group::of(plan));
+                let shape = Arc::new(Shape { id: self.last_id, body, groups });
+                self.by_text.insert(text, Arc::clone(&shape));
+                shape
             }
         };
-        self.by_plan.insert(Arc::as_ptr(plan) as usize, (Arc::clone(plan), Arc::clone(&told)));
-        told
+        self.last_number += 1;
+        let planned = Arc::new(Planned { _plan: Arc::clone(plan), number: self.last_number, shape });
+        self.by_plan.insert(Arc::as_ptr(plan) as usize, Arc::clone(&planned));
+        planned
     }
 }

@@ -14,6 +14,7 @@ use weir_domain::plan::{OutputSource, Plan};
 use weir_domain::{Cell, Column};
 
 use crate::frame::Frame;
+use crate::known::{Key, Known};
 use crate::record::put_column;
 use crate::seal::gather;
 
@@ -149,7 +150,7 @@ fn words(column: &Column) -> Option<&[[u8; 8]]> {
 #[derive(Debug, Default)]
 pub(crate) struct Refs {
     /// What the offsets count from.
-    first: u64,
+    pub(crate) first: u64,
     /// The reads whose rows are named.
     reads: Vec<usize>,
     /// By read and row.
@@ -161,6 +162,11 @@ impl Refs {
     pub(crate) fn clear(&mut self) {
         self.reads.clear();
         self.offsets.clear();
+    }
+
+    /// Number of rows named.
+    pub(crate) fn len(&self) -> usize {
+        self.offsets.len()
     }
 
     /// Those of a read, if its rows are named: the number they count from, and one offset a row.
@@ -185,6 +191,7 @@ pub(crate) struct Told {
     next: u64,
     /// Numbers, counted from `first`.
     offsets: HashMap<Name, u32, BuildHasherDefault<Folded>>,
+    known: Known,
     bytes: u64,
     bytes_max: u64,
     /// Records still to be written out.
@@ -201,7 +208,8 @@ pub(crate) struct News {
 
 impl Told {
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { first: 0, next: 0, offsets: HashMap::default(), bytes: 0, bytes_max, rest: AtomicU32::new(0) }
+        let (offsets, known) = (HashMap::default(), Known::default());
+        Self { first: 0, next: 0, offsets, known, bytes: 0, bytes_max, rest: AtomicU32::new(0) }
     }
 
     /// Whether the next record is to be written out.
@@ -212,6 +220,20 @@ impl Told {
             self.rest.store(left - 1, Relaxed);
         }
         left > 0
+    }
+
+    /// The numbers of rows by their readings; `false` when some are not known.
+    pub(crate) fn recall(&self, groups: &[Group], keys: &[Key], refs: &mut Refs) -> bool {
+        refs.begin(self.first, groups);
+        self.known.find(keys, &mut refs.offsets);
+        refs.offsets.len() == keys.len()
+    }
+
+    /// To be recalled: rows whose numbers were found.
+    pub(crate) fn remember(&mut self, keys: &[Key], refs: &Refs) {
+        if refs.first == self.first && refs.offsets.len() == keys.len() {
+            self.known.remember(keys, &refs.offsets);
+        }
     }
 
     /// The numbers of rows; `false` when some have none.
@@ -269,6 +291,7 @@ impl Told {
             *self.rest.get_mut() = REST_RECORDS;
         }
         self.offsets.clear();
+        self.known.clear();
         self.bytes = 0;
         self.next += 1;
         self.first = self.next;
@@ -313,9 +336,12 @@ impl ToldFrames {
     }
 }
 
-/// Names are hashes.
+/// Names are hashes, and the readings in keys are a count.
 #[derive(Debug, Default)]
 pub(crate) struct Folded(u64);
+
+/// Odd, and without a pattern: 2^64 divided by the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Hasher for Folded {
     fn write(&mut self, bytes: &[u8]) {
@@ -323,7 +349,8 @@ impl Hasher for Folded {
     }
 
     fn write_u128(&mut self, name: u128) {
-        self.0 = name as u64;
+        // A count has nothing in the bits that a table looks at first.
+        self.0 = (name as u64).wrapping_mul(SPREAD);
     }
 
     fn finish(&self) -> u64 {

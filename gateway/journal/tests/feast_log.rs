@@ -65,8 +65,8 @@ fn answered(plan: &Arc<Plan>, id: u128, rows: usize) -> Record {
     let mut record = record(plan, id, rows);
     record.keys.push(Column::I64((0..rows as i64).map(|item| item + 100).collect()));
     record.keys.push(Column::Timestamp(vec![-1_500_000]));
-    let twin = Times { event_time_us: vec![0; rows], age_ms: vec![0; rows] };
-    let clock = Times { event_time_us: vec![SERVED_AT_US - 7_000_000], age_ms: vec![0] };
+    let twin = Times { event_time_us: vec![0; rows], age_ms: vec![0; rows], readings: vec![] };
+    let clock = Times { event_time_us: vec![SERVED_AT_US - 7_000_000], age_ms: vec![0], readings: vec![] };
     record.answer.times.extend([twin, clock]);
     let sources = [(Provenance::Caller, "request:"), (Provenance::Computed, "pricing:")];
     for (cell, output) in record.answer.cells.iter_mut().zip(&plan.outputs) {

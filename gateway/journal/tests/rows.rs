@@ -12,7 +12,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
 use common::{files, open, parquet, plan, read, record, served, settings, types, value};
 use weir_domain::plan::Plan;
-use weir_domain::{Cell, Column, FeatureType, Kind, Provenance, Record};
+use weir_domain::{Cell, Column, FeatureType, Kind, Provenance, Record, Times};
 use weir_journal::{Journal, Recorded, Settings, table::read_table};
 
 /// An answer whose rows are the `n`-th of all possible ones, each from the store.
@@ -24,6 +24,9 @@ fn answered(plan: &Arc<Plan>, id: u128, rows: &[usize]) -> Record {
         Cell { column, provenance: vec![Provenance::Store; rows.len()] }
     };
     record.answer.cells = plan.outputs.iter().map(|o| cell(o.of)).collect();
+    // Half of the requests know the readings that their rows are of, one reading of each row.
+    let readings = rows.iter().map(|n| *n as u64 + Times::FIRST_READING);
+    record.answer.times[0].readings = readings.filter(|_| id.is_multiple_of(2)).collect();
     // Which row it is, where no row is named by it.
     record.keys[1] = Column::I64(rows.iter().map(|n| *n as i64).collect());
     record
@@ -136,6 +139,7 @@ fn rows_that_differ_in_a_bit_or_a_column_are_told_apart() {
             let mut record = answered(&plan, id, &[3]);
             record.keys[1] = Column::I64(vec![id as i64]);
             record.answer.cells[column].column = Column::F64(vec![f64::from_bits(bits)]);
+            record.answer.times[0].readings = vec![id as u64 + Times::FIRST_READING];
             wanted.insert(id as i64, (column, bits));
             keep(&journal, record);
             id += 1;
@@ -156,6 +160,35 @@ fn rows_that_differ_in_a_bit_or_a_column_are_told_apart() {
         }
     }
     assert_eq!(seen, wanted.len());
+}
+
+#[test]
+fn a_reading_stands_for_its_values_in_one_plan_and_an_unknown_one_for_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    // One schema, and still two plans: another default may stand where there is no row.
+    let plans = [wide(10), wide(10)];
+    let answer = |id: u128, plan: &Arc<Plan>, reading: u64, row: usize| {
+        let mut record = answered(plan, id, &[row]);
+        record.answer.times[0].readings = vec![reading];
+        keep(&journal, record);
+    };
+    let first = Times::FIRST_READING;
+    for round in 0..3u128 {
+        let id = round * 10;
+        answer(id, &plans[0], first, 1);
+        answer(id + 1, &plans[1], first, 2);
+        answer(id + 2, &plans[0], Times::NO_ROW, 3);
+        answer(id + 3, &plans[1], Times::NO_ROW, 4);
+        answer(id + 4, &plans[0], Times::UNNUMBERED, 5 + round as usize);
+        // Known again by its reading: its values are not looked at, or they would be told.
+        let mut record = answered(&plans[0], id + 5, &[8]);
+        record.keys[1] = Column::I64(vec![1]);
+        record.answer.times[0].readings = vec![first];
+        keep(&journal, record);
+    }
+    journal.close().unwrap();
+    assert_eq!(checked(dir.path(), &numbers(10)), 18);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::cores::{Cores, Threads};
 use crate::doors::{self, Door};
 use crate::feast::{self, Feast};
 use crate::gateway::{Clock, Gateway};
+use crate::memory;
 use crate::reload::{self, Reloader};
 use crate::snapshot::chain;
 
@@ -63,6 +64,7 @@ pub struct App {
     watcher: JoinHandle<()>,
     hangups: JoinHandle<()>,
     registry: JoinHandle<()>,
+    memory: Option<JoinHandle<()>>,
     threads: Threads,
 }
 
@@ -94,7 +96,8 @@ impl App {
         let clock = config.as_of_us.map_or(Clock::System, |as_of_us| Clock::Fixed { as_of_us });
         let now = tokio::time::Instant::now();
         let admission = Admission::new(config.in_flight_max, config.latency_target, cores.count(), now);
-        let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, Arc::default(), feast, cores));
+        let memory_max = config.memory_max.or_else(memory::cgroup_max);
+        let gateway = Arc::new(Gateway::new(snapshot, admission, clock, journal, feast, cores, memory_max));
 
         let (stop, _) = watch::channel(Stage::Serving);
         let until = |stage: Stage| {
@@ -116,6 +119,7 @@ impl App {
         let registry = tokio::spawn(feast::keep(Arc::clone(&reloader)));
         let hangups = tokio::spawn(reload::on_hangup(Arc::clone(&reloader)));
         let watcher = tokio::spawn(reloader.watch());
+        let memory = memory_max.map(|max| tokio::spawn(memory::keep(Arc::clone(&gateway), max)));
         tracing::info!(%listen, %admin, catalog_version = &*gateway.snapshot().catalog.version, "serving");
         Ok(Self {
             gateway,
@@ -129,6 +133,7 @@ impl App {
             watcher,
             hangups,
             registry,
+            memory,
             threads,
         })
     }
@@ -162,11 +167,13 @@ impl App {
 
     /// Leaves in order. No accepted request and no row is lost.
     pub async fn stop(self) {
-        let Self { gateway, ready, stop, public_door, admin_door, watcher, hangups, registry, threads, .. } = self;
+        let Self { gateway, ready, stop, public_door, admin_door, watcher, hangups, registry, memory, threads, .. } =
+            self;
         ready.store(false, Ordering::Relaxed);
         watcher.abort();
         hangups.abort();
         registry.abort();
+        memory.inspect(JoinHandle::abort);
         stop.send_replace(Stage::Draining);
         finished(public_door.await);
         gateway.snapshot().store.drain().await;

@@ -28,6 +28,8 @@ const CLIENT_TRACKING: bool = false;
 const IN_FLIGHT_MAX: u64 = 2_048;
 /// Nobody waits for a core for a minute.
 const LATENCY_TARGET_MAX: Duration = Duration::from_secs(60);
+/// Nobody who is still there takes longer than this to say or to read something.
+const DOORS_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Accepted requests get this long to end once the gateway is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub replicas: Replicas,
     /// A fixed "now" for ages and ttl, in microseconds since the Unix epoch; `None` = the clock.
     pub as_of_us: Option<i64>,
+    /// Bytes that the process may hold; `None` = what its cgroups allow, if they say.
+    pub memory_max: Option<u64>,
     /// Bytes of rows the cache may hold.
     pub cache_bytes: u64,
     /// Whether Redis is asked to tell of writes, so that what was written is no longer served from the cache.
@@ -188,6 +192,7 @@ impl Config {
         if latency_target.is_some_and(|target| target.is_zero()) {
             keys.mistake("latency_target_ms", "every request waits a little: at least a millisecond");
         }
+        let memory_max = keys.number("memory_max_mib", 1..=1 << 30).map(|mib| mib << 20);
         let drain = keys.millis("drain_ms", Duration::from_secs(600)).unwrap_or(DRAIN);
         let mut limits = Limits::default();
         if let Some(connections) = keys.number("connections_max", 1..=1_000_000) {
@@ -195,6 +200,9 @@ impl Config {
         }
         if let Some(age) = keys.number("connection_age_s", 1..=604_800) {
             limits.age = Duration::from_secs(age);
+        }
+        if let Some(doors) = keys.table("doors") {
+            read_doors(doors, &mut limits);
         }
         let (mut cache_bytes, mut client_tracking) = (CACHE_MIB << 20, CLIENT_TRACKING);
         if let Some(mut cache) = keys.table("cache") {
@@ -225,6 +233,7 @@ impl Config {
             store,
             replicas,
             as_of_us,
+            memory_max,
             cache_bytes,
             client_tracking,
             in_flight_max,
@@ -271,6 +280,27 @@ impl Config {
     }
 }
 
+fn read_doors(mut keys: Keys<'_, '_>, limits: &mut Limits) {
+    let times = [
+        ("header_timeout_ms", &mut limits.header_timeout),
+        ("body_timeout_ms", &mut limits.body_timeout),
+        ("unread_timeout_ms", &mut limits.unread_max),
+    ];
+    for (key, time) in times {
+        // None at all would turn everybody away.
+        if let Some(ms) = keys.number(key, 1..=DOORS_TIMEOUT_MAX.as_millis() as u64) {
+            *time = Duration::from_millis(ms);
+        }
+    }
+    if let Some(idle_s) = keys.number("idle_timeout_s", 1..=604_800) {
+        limits.idle_timeout = Duration::from_secs(idle_s);
+    }
+    if let Some(mib) = keys.number("unread_max_mib", 1..=1 << 20) {
+        limits.unread_bytes_max = (mib << 20) as usize;
+    }
+    keys.finish();
+}
+
 fn read_feast(dir: &Path, mut keys: Keys<'_, '_>) -> FeastConfig {
     let repo = keys.required_text("repo").unwrap_or_default();
     let registry = keys.text("registry").map(|path| feast::placed(dir, &path));
@@ -306,4 +336,44 @@ fn address(keys: &mut Keys<'_, '_>, key: &'static str, default: &str) -> SocketA
 pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Mistake {
     let at = Place { file: path.display().to_string().into(), line: 1 };
     Mistake { at, message: format!("cannot be read: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, Vec<Mistake>> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("weir.toml"), text).unwrap();
+        Config::load(dir.path(), Overrides::default())
+    }
+
+    #[test]
+    fn every_limit_at_the_doors_has_a_key_and_a_default() {
+        assert_eq!(read("").unwrap().limits, Limits::default());
+        let text = "connections_max = 1\nconnection_age_s = 2\n[doors]\nheader_timeout_ms = 3\nbody_timeout_ms = 4\n\
+                    idle_timeout_s = 5\nunread_timeout_ms = 6\nunread_max_mib = 7\n";
+        let wanted = Limits {
+            connections_max: 1,
+            age: Duration::from_secs(2),
+            header_timeout: Duration::from_millis(3),
+            body_timeout: Duration::from_millis(4),
+            idle_timeout: Duration::from_secs(5),
+            unread_max: Duration::from_millis(6),
+            unread_bytes_max: 7 << 20,
+            ..Limits::default()
+        };
+        assert_eq!(read(text).unwrap().limits, wanted);
+    }
+
+    #[test]
+    fn doors_that_nobody_could_pass_are_mistakes() {
+        let keys = ["header_timeout_ms", "body_timeout_ms", "idle_timeout_s", "unread_timeout_ms", "unread_max_mib"];
+        let text = keys.iter().fold("[doors]\n".to_owned(), |text, key| text + key + " = 0\n") + "linger = 1\n";
+        let mistakes = read(&text).unwrap_err();
+        assert_eq!(mistakes.len(), keys.len() + 1, "{mistakes:?}");
+        for (line, key) in keys.iter().chain(&["linger"]).enumerate() {
+            assert!(mistakes.iter().any(|m| m.message.contains(key) && m.at.line == line + 2), "{mistakes:?}");
+        }
+    }
 }

@@ -11,29 +11,14 @@ use weir_domain::experiment::Attributes;
 use weir_domain::{Blob, Column, FeatureType, Kind, Lists, Named, Refusal, Request, Value, Violation};
 use weir_proto::v1;
 
-/// Why bytes are no request.
-#[derive(Debug)]
-pub(crate) enum NoRequest {
-    /// Not a message of this kind, in prost's words ("invalid wire type: …"): they name the field and hold no value.
-    Malformed(String),
-    /// A message that asks for what cannot be.
-    Refused(Refusal),
-}
-
-impl From<Refusal> for NoRequest {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
 /// Reads a request.
-pub(crate) fn request(bytes: &[u8]) -> Result<Request, NoRequest> {
+pub(crate) fn request(bytes: &[u8]) -> Result<Request, Refusal> {
     let raw = match Raw::read(bytes) {
         Ok(raw) => raw,
         // Once more and whole, for an error that says in which field it is.
         Err(Malformed) => {
             let error = v1::GetFeaturesRequest::decode(bytes).err();
-            return Err(NoRequest::Malformed(error.map_or_else(|| "malformed".to_owned(), |e| e.to_string())));
+            return Err(malformed(&error.map_or_else(|| "is malformed".to_owned(), |error| error.to_string())));
         }
     };
     let v1::GetFeaturesRequest { service, max_staleness, unit, attributes: given, .. } = raw.rest;
@@ -52,6 +37,26 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Request, NoRequest> {
         unit: Some(unit).filter(|u| !u.is_empty()),
         attributes: attributes(given),
     })
+}
+
+/// What the text of every error of prost begins with.
+const PROST: &str = "failed to decode Protobuf message: ";
+
+/// Bytes that are not a message of this kind, in prost's words. They name the fields from the inside out
+/// (`Column.name: GetFeaturesRequest.items: invalid string value`) and hold no value.
+fn malformed(told: &str) -> Refusal {
+    let mut what = told.strip_prefix(PROST).unwrap_or(told);
+    let mut path = Vec::new();
+    while let Some((place, rest)) = what.split_once(": ")
+        && let Some((_, field)) = place.split_once('.')
+        && !place.contains(' ')
+    {
+        path.push(field);
+        what = rest;
+    }
+    path.reverse();
+    let field = if path.is_empty() { "message".to_owned() } else { path.join(".") };
+    Refusal::Invalid(vec![Violation::new(field, what)])
 }
 
 /// Attributes of a unit, as both services take them.
@@ -259,8 +264,8 @@ mod tests {
     use v1::values::Kind as Wire;
 
     /// What prost makes of the same bytes.
-    fn by_prost(bytes: &[u8]) -> Result<Request, NoRequest> {
-        let message = v1::GetFeaturesRequest::decode(bytes).map_err(|error| NoRequest::Malformed(error.to_string()))?;
+    fn by_prost(bytes: &[u8]) -> Result<Request, Refusal> {
+        let message = v1::GetFeaturesRequest::decode(bytes).map_err(|error| malformed(&error.to_string()))?;
         let raw = |columns: Vec<v1::Column>| {
             let column = |c: v1::Column| RawColumn { name: c.name, values: c.values.map(RawValues::Tree) };
             columns.into_iter().map(column).collect::<Vec<_>>()
@@ -280,7 +285,7 @@ mod tests {
     }
 
     /// As text, in which a NaN equals itself and a map has one order.
-    fn told(read: Result<Request, NoRequest>) -> String {
+    fn told(read: Result<Request, Refusal>) -> String {
         let sorted = read.map(|mut request| {
             request.attributes.0.sort_by(|a, b| a.0.cmp(&b.0));
             request
@@ -350,6 +355,20 @@ mod tests {
             }
             prop_assert_eq!(told(request(&bytes)), told(by_prost(&bytes)));
         }
+    }
+
+    #[test]
+    fn of_bytes_that_are_no_message_the_field_is_named_from_the_outside_in() {
+        let told = |bytes: &[u8]| match request(bytes) {
+            Err(Refusal::Invalid(violations)) => violations.into_iter().map(|v| (v.field, v.description)).collect(),
+            other => vec![(format!("{other:?}"), String::new())],
+        };
+        let is = |field: &str, what: &str| vec![(field.to_owned(), what.to_owned())];
+        let text = "invalid string value: data is not UTF-8 encoded";
+        assert_eq!(told(&[0x0a, 1, 0xff]), is("service", text));
+        assert_eq!(told(&[0x1a, 3, 0x0a, 1, 0xff]), is("items.name", text));
+        assert_eq!(told(&[0x08, 1])[0].0, "service");
+        assert_eq!(told(&[0x0e]), is("message", "invalid wire type value: 6"));
     }
 
     #[test]

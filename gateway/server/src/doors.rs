@@ -1,9 +1,11 @@
-//! The doors: one port that speaks gRPC and JSON over HTTP/1.1 and HTTP/2. How connections are taken and given back, and
-//! every limit on what a stranger may do to the process, is in `connections`.
+//! The doors: one port that speaks gRPC and JSON over HTTP/1.1 and HTTP/2. How connections are taken and given back is in
+//! `connections`, and what strangers may do in `limits`.
 
 mod connections;
 mod counts;
 mod frames;
+mod limits;
+mod patience;
 mod prompt;
 mod pulse;
 mod sight;
@@ -28,6 +30,7 @@ use weir_proto::encoded::{FeatureServiceServer, GrpcFeatureServerServer, Serving
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentServiceServer;
 
+use crate::admission::Permit;
 use crate::cores::Cores;
 use crate::feast::{self, FeastGrpc};
 use crate::gate::{Entered, FEATURES, GET_FEATURES, Gate};
@@ -37,14 +40,20 @@ use crate::http::{self, BODY_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::refuse;
 
-pub use connections::Limits;
 pub(crate) use connections::serve;
 pub(crate) use counts::Counts;
+pub use limits::Limits;
 pub(crate) use prompt::{Prompt, refusal};
 pub(crate) use sight::is_grpc;
 
 /// Suggested to callers while too much is left unread: about the time in which the slowest are cut off.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// Where callers stream: between two of its messages such a stream may be silent for as long as its caller likes. All
+/// other calls have one message, and end it.
+const REFLECTION: &str = "/grpc.reflection.";
+/// Bytes of one of its messages, which is the name of a file or a symbol: half of one may be left lying for ever.
+const REFLECTION_BYTES_MAX: usize = 16 << 10;
 
 /// What lies behind a port.
 pub(crate) struct Door {
@@ -68,6 +77,7 @@ impl Door {
     }
 
     async fn answer(self: Arc<Self>, entered: Option<Entered>, mut request: Request<Incoming>) -> Response {
+        // Held until the answer is there.
         let permit = match self.gate.as_ref().zip(entered) {
             Some((gate, entered)) => match gate.begin(entered, &mut request) {
                 Ok(permit) => permit,
@@ -84,10 +94,11 @@ impl Door {
             self.metrics.refused(&refusal);
             return if is_grpc { refuse::grpc(&refusal).into_http() } else { refuse::http(&refusal) };
         }
-        // A stream of gRPC may be silent for as long as its caller likes.
-        let within = (permit.is_some() || !is_grpc).then_some(self.limits.body_timeout);
+        let is_stream = is_grpc && request.uri().path().starts_with(REFLECTION);
+        let within = (!is_stream).then_some(self.limits.body_timeout);
         let for_tonic = is_grpc.then(|| Arc::clone(&self.metrics));
-        let request = request.map(|body| Prompt::new(body, within, for_tonic));
+        let room = permit.as_ref().map(Permit::room);
+        let request = request.map(|body| Prompt::new(body, within, room, for_tonic));
         let is_post = request.method() == Method::POST;
         let routed = match (request.uri().path(), &self.features, &self.online) {
             (GET_FEATURES, Some((grpc, tonic)), _) => return grpc.call(request, tonic).await,
@@ -131,7 +142,9 @@ pub(crate) async fn public(gateway: &Arc<Gateway>, limits: Arc<Limits>) -> Door 
     };
     // Older clients ask for v1alpha. The descriptors were made by our own build: they always parse.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
-        routes = routes.add_service(v1).add_service(v1alpha);
+        routes = routes
+            .add_service(v1.max_decoding_message_size(REFLECTION_BYTES_MAX))
+            .add_service(v1alpha.max_decoding_message_size(REFLECTION_BYTES_MAX));
     }
     let is_feast = online.is_some();
     let routes = json.merge(routes.into_axum_router()).fallback(move |request| nowhere(request, is_feast));

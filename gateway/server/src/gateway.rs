@@ -28,6 +28,8 @@ pub struct Gateway {
     pub feast: Option<Arc<Feast>>,
     /// What it runs on.
     pub cores: Cores,
+    /// Most bytes that the process may hold, if somebody says.
+    pub memory_max: Option<u64>,
 }
 
 impl Gateway {
@@ -37,12 +39,12 @@ impl Gateway {
         admission: Admission,
         clock: Clock,
         journal: Option<Journal>,
-        metrics: Arc<Metrics>,
         feast: Option<Arc<Feast>>,
         cores: Cores,
+        memory_max: Option<u64>,
     ) -> Self {
-        let admission = Arc::new(admission);
-        Self { snapshot: ArcSwap::from_pointee(snapshot), admission, clock, journal, metrics, feast, cores }
+        let (snapshot, admission, metrics) = (ArcSwap::from_pointee(snapshot), Arc::new(admission), Arc::default());
+        Self { snapshot, admission, clock, journal, metrics, feast, cores, memory_max }
     }
 
     /// What the next request is answered from.

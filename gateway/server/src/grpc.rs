@@ -14,10 +14,11 @@ use weir_proto::encoded::{Encoded, FeatureService, FeatureServiceServer};
 use weir_proto::v1;
 use weir_proto::v1::experiment_service_server::ExperimentService;
 
-use crate::decode::{self, NoRequest};
+use crate::decode;
 use crate::doors::Prompt;
 use crate::gate::Arrived;
 use crate::gateway::Gateway;
+use crate::http::ASSIGN_PATIENCE;
 use crate::pipeline;
 use crate::unary::{self, Call, PREFIX_BYTES};
 use crate::{encode, refuse, telemetry};
@@ -32,15 +33,14 @@ impl Grpc {
         let answered = async {
             let arrival = Arrived::of(extensions).with(headers)?;
             let request = decode::request(message)?;
-            Ok(pipeline::run(&self.0, request, arrival, encode::answer).await?)
+            pipeline::run(&self.0, request, arrival, encode::answer).await
         };
-        answered.instrument(telemetry::request_span("grpc", headers)).await.map_err(|error| match error {
-            NoRequest::Malformed(text) => Status::invalid_argument(text),
-            NoRequest::Refused(refusal) => {
-                self.0.metrics.refused(&refusal);
-                refuse::grpc(&refusal)
-            }
-        })
+        answered.instrument(telemetry::request_span("grpc", headers)).await.map_err(|refusal| self.refused(&refusal))
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Status {
+        self.0.metrics.refused(refusal);
+        refuse::grpc(refusal)
     }
 
     /// The same, straight from the connection where it can be.
@@ -74,23 +74,30 @@ impl FeatureService for Grpc {
 #[tonic::async_trait]
 impl ExperimentService for Grpc {
     async fn assign(&self, request: Request<v1::AssignRequest>) -> Result<Response<v1::AssignResponse>, Status> {
-        let v1::AssignRequest { unit, attributes, service } = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
+        let arrived = Arrived::of(&extensions);
+        let assigned = arrived.until(&metadata.into_headers(), ASSIGN_PATIENCE).and_then(|_| self.assigned(request));
+        assigned.map(Response::new).map_err(|refusal| self.refused(&refusal))
+    }
+}
+
+impl Grpc {
+    fn assigned(&self, request: v1::AssignRequest) -> Result<v1::AssignResponse, Refusal> {
+        let v1::AssignRequest { unit, attributes, service } = request;
         if unit.is_empty() {
-            let violation = Violation::new("unit", "missing: experiments split by it");
-            return Err(refuse::grpc(&Refusal::Invalid(vec![violation])));
+            return Err(Refusal::Invalid(vec![Violation::new("unit", "missing: experiments split by it")]));
         }
         let snapshot = self.0.snapshot();
         let attributes = decode::attributes(attributes);
         let mut assignment = assign(&snapshot.catalog.experiments, Some(&unit), &attributes);
         if !service.is_empty() {
             let plans = snapshot.plans.service(&service);
-            let plans = plans.ok_or_else(|| refuse::grpc(&Refusal::UnknownService { service }))?;
-            plans.choose(&mut assignment);
+            plans.ok_or(Refusal::UnknownService { service })?.choose(&mut assignment);
         }
-        Ok(Response::new(v1::AssignResponse {
+        Ok(v1::AssignResponse {
             assignments: assignment.arms.iter().map(encode::assignment).collect(),
             holdouts: assignment.holdouts.iter().map(ToString::to_string).collect(),
             catalog_version: snapshot.catalog.version.to_string(),
-        }))
+        })
     }
 }

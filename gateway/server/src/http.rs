@@ -1,6 +1,7 @@
 //! The HTTP door: JSON on the same port as gRPC, over HTTP/1.1 and HTTP/2.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{Path, State};
@@ -16,7 +17,7 @@ use weir_domain::experiment::assign;
 use weir_domain::{Refusal, Violation};
 
 use crate::doors;
-use crate::gate::{Arrived, FEATURES};
+use crate::gate::{ASSIGN, Arrived, FEATURES};
 use crate::gateway::Gateway;
 use crate::json::{self, value_to_json};
 use crate::pipeline;
@@ -25,6 +26,9 @@ use crate::{refuse, telemetry};
 /// Largest request body. 10,000 items of 300-byte keys fit; nobody's id list is longer.
 pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
 
+/// Arms without a deadline of the caller's own have this long. They are a few hashes, and it is the machine that takes it.
+pub(crate) const ASSIGN_PATIENCE: Duration = Duration::from_secs(5);
+
 type App = State<Arc<Gateway>>;
 
 /// Routes of the JSON API; anything else falls through to what is merged with them.
@@ -32,7 +36,7 @@ pub(crate) fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/", get(front))
         .route(FEATURES, post(features))
-        .route("/v1/assign", post(assign_unit))
+        .route(ASSIGN, post(assign_unit))
         .route("/v1/services", get(services))
         .route("/v1/services/{name}", get(service))
         .with_state(gateway)
@@ -66,9 +70,11 @@ async fn assign_unit(State(gateway): App, request: Request<axum::body::Body>) ->
         attributes: Map<String, Json>,
         service: Option<String>,
     }
+    let (parts, body) = request.into_parts();
     let assigned = async {
+        Arrived::of(&parts.extensions).until(&parts.headers, ASSIGN_PATIENCE)?;
         let invalid = |field: &str, what: String| Refusal::Invalid(vec![Violation::new(field, what)]);
-        let body = read(request.into_body()).await?;
+        let body = read(body).await?;
         let body: Body = json::fields(&body)?;
         if body.unit.is_empty() {
             return Err(invalid("unit", "is empty: experiments split by it".to_owned()));

@@ -20,6 +20,7 @@ mod http;
 pub mod import;
 mod json;
 mod load;
+pub mod memory;
 pub mod metrics;
 pub mod pipeline;
 mod refuse;

@@ -61,9 +61,9 @@ pub async fn run(
     arrival: Arrival,
     encode: impl FnOnce(&Answer, &Meta) -> Bytes,
 ) -> Result<Bytes, Refusal> {
-    let mut caller = Caller { gateway, is_answered: false };
+    let caller = Caller::of(gateway);
     let answered = stages(gateway, request, arrival, encode).await;
-    caller.is_answered = true;
+    caller.answered();
     answered
 }
 
@@ -161,9 +161,19 @@ fn shortened(name: &str) -> String {
 }
 
 /// Whoever waits for the answer; counted if he leaves before it.
-struct Caller<'a> {
+pub(crate) struct Caller<'a> {
     gateway: &'a Gateway,
     is_answered: bool,
+}
+
+impl<'a> Caller<'a> {
+    pub(crate) fn of(gateway: &'a Gateway) -> Self {
+        Self { gateway, is_answered: false }
+    }
+
+    pub(crate) fn answered(mut self) {
+        self.is_answered = true;
+    }
 }
 
 impl Drop for Caller<'_> {
@@ -175,29 +185,29 @@ impl Drop for Caller<'_> {
 }
 
 /// Laps of one request.
-struct Watch {
+pub(crate) struct Watch {
     start: Instant,
-    last: Instant,
+    pub(crate) last: Instant,
     spent: Spent,
 }
 
 impl Watch {
-    fn since(start: Instant) -> Self {
+    pub(crate) fn since(start: Instant) -> Self {
         Self { start, last: start, spent: Spent::default() }
     }
 
-    fn lap(&mut self, stage: impl FnOnce(&mut Spent) -> &mut u32) {
+    pub(crate) fn lap(&mut self, stage: impl FnOnce(&mut Spent) -> &mut u32) {
         let now = Instant::now();
         *stage(&mut self.spent) = (now - self.last).as_micros() as u32;
         self.last = now;
     }
 
     /// Up to the last lap.
-    fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.last - self.start
     }
 
-    fn total(mut self) -> Spent {
+    pub(crate) fn total(mut self) -> Spent {
         self.spent.total_us = self.elapsed().as_micros() as u32;
         self.spent
     }

@@ -141,7 +141,8 @@ fn every_metric_is_in_the_manual_and_every_metric_of_the_manual_exists() {
     };
     let manual = std::fs::read_to_string(repo().join("gateway/README.md")).expect("the manual");
     let table = manual.lines().filter(|l| l.starts_with("| `weir_")).collect::<Vec<_>>().join("\n");
-    let code = std::fs::read_to_string(repo().join("gateway/server/src/metrics.rs")).expect("the metrics");
+    let read = |file: &str| std::fs::read_to_string(repo().join("gateway/server/src").join(file)).expect("the metrics");
+    let code = read("metrics.rs") + &read("metrics/facts.rs");
     let registered = code.split("registry.register(").skip(1);
     let facts = code.split("one(").skip(1).chain(code.split("name: \"").skip(1));
     let quoted = |s: &str| s.trim_start_matches(['\n', ' ', '"']).split('"').next().unwrap_or("").to_owned();

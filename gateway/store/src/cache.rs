@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use tokio::time::Instant;
-use weir_domain::Provenance;
+use weir_domain::{Provenance, Times};
 
 use crate::decode::Line;
 use crate::front::{Copied, Front, Near, Place};
@@ -25,6 +25,12 @@ use crate::wanted::Wanted;
 
 /// What an entry costs beside its key and its row: moka's own nodes, two reference counts and the entry.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
+
+/// However short memory is, so much is held: without new entries the allocator would never look for the pages of old ones.
+const ROOM_BYTES_MIN: u64 = 1 << 20;
+
+/// Counts readings. One for all caches of the process, so that no two readings are ever taken for one.
+static NEXT_READING: AtomicU64 = AtomicU64::new(Times::FIRST_READING);
 
 /// How much the cache may hold.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +58,8 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct ReadAt {
     first: Instant,
+    /// Number of that reading: no other row has it.
+    pub(crate) number: u64,
     /// Microseconds after `first`.
     later_us: AtomicU64,
 }
@@ -64,7 +72,8 @@ impl ReadAt {
 
 impl Entry {
     pub(crate) fn new(row: Option<Bytes>, read_at: Instant) -> Self {
-        Self { row, read: Arc::new(ReadAt { first: read_at, later_us: AtomicU64::new(0) }) }
+        let number = NEXT_READING.fetch_add(1, Relaxed);
+        Self { row, read: Arc::new(ReadAt { first: read_at, number, later_us: AtomicU64::new(0) }) }
     }
 
     pub(crate) fn read_at(&self) -> Instant {
@@ -131,6 +140,8 @@ pub(crate) struct Cache {
     hasher: DefaultHashBuilder,
     /// There is no room for anything.
     is_none: bool,
+    /// Holding more bytes than this, it takes no entities that it does not know: memory is short.
+    room_bytes: AtomicU64,
     /// What is heard of writes; without it rows are fresh for as long as their view says.
     tracking: Option<Arc<Tracking>>,
 }
@@ -144,7 +155,8 @@ impl Cache {
         let builder = moka::sync::Cache::builder().max_capacity(settings.capacity_bytes).weigher(weigh);
         let front = Front::new(settings.capacity_bytes);
         let is_none = settings.capacity_bytes == 0;
-        Self { entries: builder.build_with_hasher(hasher.clone()), front, hasher, is_none, tracking }
+        let (entries, room_bytes) = (builder.build_with_hasher(hasher.clone()), AtomicU64::new(u64::MAX));
+        Self { entries, front, hasher, is_none, room_bytes, tracking }
     }
 
     /// Whether nothing is ever kept.
@@ -200,7 +212,8 @@ impl Cache {
             Some(_) => !(limits.fresh_for.is_zero() && limits.stale_for.is_zero()),
             None => !limits.negative_for.is_zero(),
         };
-        if is_worth_it {
+        let has_room = || self.bytes() < self.room_bytes.load(Relaxed) || self.entries.contains_key(key);
+        if is_worth_it && has_room() {
             self.expect_writes(key, shape);
             let entry = Entry::new(row.map(Bytes::copy_from_slice), read_at);
             self.entries.insert(Bytes::copy_from_slice(key), entry);
@@ -252,6 +265,39 @@ impl Cache {
     pub(crate) fn forget_all(&self) {
         self.entries.invalidate_all();
         self.front.forget_all();
+    }
+
+    /// Gives up the half of its entries that was read longest ago, and returns how many those were. Takes some
+    /// microseconds for each entry. The allocator has their pages back when the threads that filled them ask for more,
+    /// so some new entries are taken afterwards: until three quarters are there again of what was.
+    pub(crate) fn halve(&self) -> usize {
+        let bytes = self.bytes();
+        self.room_bytes.store(0, Relaxed);
+        let gone = self.give_up_half();
+        self.room_bytes.store((bytes / 4 * 3).max(ROOM_BYTES_MIN), Relaxed);
+        gone
+    }
+
+    /// There is enough memory again: it may hold what it was made for.
+    pub(crate) fn grow(&self) {
+        self.room_bytes.store(u64::MAX, Relaxed);
+    }
+
+    fn give_up_half(&self) -> usize {
+        let now = Instant::now();
+        let age_us = |entry: &Entry| now.saturating_duration_since(entry.read_at()).as_micros() as u64;
+        let mut ages_us: Vec<u64> = self.entries.iter().map(|(_, entry)| age_us(&entry)).collect();
+        let half = ages_us.len().div_ceil(2);
+        if half == 0 {
+            return 0;
+        }
+        let kept = ages_us.len() - half;
+        let oldest_us = *ages_us.select_nth_unstable(kept).1;
+        // Of those that were read in the same microsecond some may stay.
+        let old = self.entries.iter().filter(|(_, entry)| age_us(entry) >= oldest_us).take(half);
+        let gone = old.map(|(key, _)| self.entries.invalidate(&*key)).count();
+        self.entries.run_pending_tasks();
+        gone
     }
 
     /// Bytes held, as weighed; moka updates it now and then.
@@ -307,8 +353,8 @@ impl AtHand<'_> {
     pub(crate) fn find<'b>(&self, wanted: &Wanted, entity: usize, brought: &'b Brought) -> Option<Line<'b>> {
         let (place, end) = brought.places[entity];
         let start = if entity == 0 { 0 } else { brought.places[entity - 1].1 };
-        let Copied { row, age } = self.near.read(place?, &brought.bytes[start..end], wanted.key(entity))?;
-        self.line(wanted.shape(entity), row, age)
+        let Copied { row, age, reading } = self.near.read(place?, &brought.bytes[start..end], wanted.key(entity))?;
+        self.line(wanted.shape(entity), row, age, reading)
     }
 
     /// The same if the cache itself has it.
@@ -324,7 +370,7 @@ impl AtHand<'_> {
 
     pub(crate) fn line_of<'e>(&self, wanted: &Wanted, entity: usize, of: &'e Uncopied) -> Option<Line<'e>> {
         let age = self.now.saturating_duration_since(of.entry.read_at());
-        self.line(wanted.shape(entity), of.entry.row.as_deref(), age)
+        self.line(wanted.shape(entity), of.entry.row.as_deref(), age, of.entry.read.number)
     }
 
     /// Makes a copy.
@@ -333,13 +379,13 @@ impl AtHand<'_> {
     }
 
     /// Only what is fresh: what has to be read again, or is of no use, is not for here.
-    fn line<'r>(&self, shape: &Shape, row: Option<&'r [u8]>, age: Duration) -> Option<Line<'r>> {
+    fn line<'r>(&self, shape: &Shape, row: Option<&'r [u8]>, age: Duration, reading: u64) -> Option<Line<'r>> {
         let is_heard = self.unheard_for.is_none_or(|since| age < since);
         match (Standing::of(row.is_some(), shape, self.max_stale, age, is_heard), row) {
             (Standing::Negative, None) => Some(Line::hole(Provenance::Missing)),
             (Standing::Fresh, Some(row)) => {
                 let event_time_us = shape.check(row).ok()?;
-                Some(Line { row, provenance: Provenance::Cache, event_time_us, age_ms: millis(age) })
+                Some(Line { row, provenance: Provenance::Cache, event_time_us, age_ms: millis(age), reading })
             }
             _ => None,
         }
@@ -358,138 +404,4 @@ pub(crate) fn may_serve_stale(shape: &Shape, max_stale: Option<Duration>, read_a
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::row::{pack_rows, tests::view_of};
-    use tokio::time::advance;
-    use weir_domain::catalog::{Freshness, View};
-    use weir_domain::{Cell, Column, FeatureType, Kind};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn view() -> View {
-        let mut view = view_of(&[FeatureType::One(Kind::I64)]);
-        view.cache = Freshness {
-            fresh_for: 10 * SECOND,
-            revalidate_for: Duration::ZERO,
-            stale_for: 60 * SECOND,
-            negative_for: 2 * SECOND,
-        };
-        view
-    }
-
-    fn row(view: &View) -> Bytes {
-        let cell = Cell { column: Column::I64(vec![7]), provenance: vec![Provenance::Store] };
-        pack_rows(view, &[cell], &[0]).unwrap().remove(0)
-    }
-
-    fn packed(view: &View) -> Shape {
-        Shape::Packed(std::sync::Arc::new(view.clone()))
-    }
-
-    fn look(cache: &Cache, view: &View, max_stale: Option<Duration>) -> &'static str {
-        match cache.look(b"k", &packed(view), max_stale, Instant::now()) {
-            Look::Fresh(..) => "fresh",
-            Look::Negative => "negative",
-            Look::Aging(..) => "aging",
-            Look::Old(..) => "old",
-            Look::Nothing => "nothing",
-        }
-    }
-
-    fn keep(cache: &Cache, view: &View, row: Option<Bytes>) {
-        cache.keep(b"k", &packed(view), row.as_deref(), Instant::now());
-    }
-
-    fn empty() -> Cache {
-        Cache::new(CacheSettings::default(), DefaultHashBuilder::default(), None)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_row_is_fresh_then_old_then_gone() {
-        let (cache, view) = (empty(), view());
-        assert_eq!(look(&cache, &view, None), "nothing");
-        keep(&cache, &view, Some(row(&view)));
-        assert_eq!(look(&cache, &view, None), "fresh");
-        advance(10 * SECOND).await;
-        assert_eq!(look(&cache, &view, None), "old");
-        advance(50 * SECOND).await;
-        assert_eq!(look(&cache, &view, None), "old");
-        advance(Duration::from_millis(1)).await;
-        assert_eq!(look(&cache, &view, None), "nothing");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_row_that_ages_is_served_for_its_time_and_never_past_stale_for() {
-        let (cache, mut view) = (empty(), view());
-        view.cache.revalidate_for = 20 * SECOND;
-        keep(&cache, &view, Some(row(&view)));
-        advance(10 * SECOND).await;
-        assert_eq!(look(&cache, &view, None), "aging");
-        assert_eq!(look(&cache, &view, Some(9 * SECOND)), "nothing", "the caller takes nothing so old");
-        advance(20 * SECOND).await;
-        assert_eq!(look(&cache, &view, None), "old");
-        view.cache.revalidate_for = 200 * SECOND;
-        assert_eq!(look(&cache, &view, None), "aging");
-        advance(31 * SECOND).await;
-        assert_eq!(look(&cache, &view, None), "nothing");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn max_stale_bounds_fresh_rows_and_negatives_too() {
-        let (cache, view) = (empty(), view());
-        keep(&cache, &view, Some(row(&view)));
-        advance(5 * SECOND).await;
-        assert_eq!(look(&cache, &view, Some(5 * SECOND)), "fresh");
-        assert_eq!(look(&cache, &view, Some(4 * SECOND)), "nothing");
-        keep(&cache, &view, None);
-        advance(SECOND).await;
-        assert_eq!(look(&cache, &view, Some(Duration::ZERO)), "nothing");
-        assert_eq!(look(&cache, &view, None), "negative");
-        advance(SECOND).await;
-        assert_eq!(look(&cache, &view, None), "nothing", "a negative is never stale");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_entity_that_is_gone_from_the_store_is_gone_from_the_cache() {
-        let (cache, mut view) = (empty(), view());
-        view.cache.negative_for = Duration::ZERO;
-        keep(&cache, &view, Some(row(&view)));
-        keep(&cache, &view, None);
-        assert_eq!(look(&cache, &view, None), "nothing");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_view_without_freshness_is_not_cached_and_a_new_schema_forgets_the_old_rows() {
-        let (cache, mut view) = (empty(), view());
-        keep(&cache, &view, Some(row(&view)));
-        let newer = View { fingerprint: 1, ..view.clone() };
-        assert_eq!(look(&cache, &newer, None), "nothing");
-        view.cache = Freshness { negative_for: SECOND, ..Freshness::default() };
-        keep(&cache, &view, Some(row(&view)));
-        assert_eq!(cache.entries.get(b"k".as_slice()).map(|e| e.row), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_row_that_the_store_says_again_is_as_new_as_the_last_time() {
-        let (cache, view) = (empty(), view());
-        keep(&cache, &view, Some(row(&view)));
-        advance(50 * SECOND).await;
-        let Look::Old(_, entry) = cache.look(b"k", &packed(&view), None, Instant::now()) else { panic!("an old row") };
-        assert!(!entry.said_again(&Bytes::from_static(b"another row"), Instant::now()));
-        assert_eq!(look(&cache, &view, None), "old");
-        assert!(entry.said_again(&row(&view), Instant::now()));
-        assert_eq!(look(&cache, &view, None), "fresh", "every copy of the entry knows");
-    }
-
-    #[test]
-    fn the_cache_stays_within_its_bytes() {
-        let (cache, view) =
-            (Cache::new(CacheSettings { capacity_bytes: 100_000 }, DefaultHashBuilder::default(), None), view());
-        for i in 0..5_000u32 {
-            cache.keep(&i.to_le_bytes(), &packed(&view), Some(&[0; 1_000]), Instant::now());
-        }
-        cache.entries.run_pending_tasks();
-        assert!(cache.bytes() <= 100_000 && cache.entries() > 10, "{} bytes", cache.bytes());
-    }
-}
+mod tests;

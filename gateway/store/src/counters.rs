@@ -36,6 +36,8 @@ pub struct Counters {
     pub invalidations: Counter,
     /// Rows that the cache forgot because of that.
     pub cache_forgotten: Counter,
+    /// Rows that the cache gave up because memory was short.
+    pub cache_shrunk: Counter,
     /// Times that nothing in the cache was fresh any more, because writes may not have been heard of.
     pub cache_flushes: Counter,
     /// Batches sent to the store: one for each node that has some of what a request wants.

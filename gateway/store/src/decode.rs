@@ -28,11 +28,27 @@ pub(crate) struct Line<'a> {
     pub(crate) provenance: Provenance,
     pub(crate) event_time_us: i64,
     pub(crate) age_ms: u32,
+    /// Number of the reading it is of, if that is known.
+    pub(crate) reading: u64,
 }
 
 impl Line<'_> {
     pub(crate) fn hole(provenance: Provenance) -> Self {
-        Self { row: &[], provenance, event_time_us: 0, age_ms: 0 }
+        Self { row: &[], provenance, event_time_us: 0, age_ms: 0, reading: Times::UNNUMBERED }
+    }
+
+    /// A row that happened before `oldest_us` is none.
+    fn is_expired(&self, oldest_us: i64) -> bool {
+        !self.row.is_empty() && self.event_time_us < oldest_us
+    }
+
+    /// The reading that its values are of.
+    fn reading(&self, oldest_us: i64) -> u64 {
+        match self.row {
+            [] if self.provenance.is_absent() => Times::NO_ROW,
+            _ if self.is_expired(oldest_us) => Times::NO_ROW,
+            _ => self.reading,
+        }
     }
 }
 
@@ -45,7 +61,7 @@ pub(crate) fn fill(plan: &Plan, wanted: &Wanted, found: &[Line<'_>], now_us: i64
         let ttl_us = read.view.ttl.map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
         let oldest_us = ttl_us.map_or(i64::MIN, |ttl| now_us.saturating_sub(ttl));
         let lines = Lines::of(entities.iter().map(|&e| found[e as usize]), oldest_us);
-        into.times[index] = times(entities, found);
+        into.times[index] = times(entities, found, oldest_us);
         if read.hash.is_some() {
             for (place, feature) in read.features.iter().enumerate() {
                 into.cells[feature.slot] = Some(decode_hash::cell(&lines, read.view.features[feature.index].of, place));
@@ -65,7 +81,7 @@ pub fn fill_hashes(plan: &Plan, read: usize, rows: &[u32], found: &[HashFound], 
     into.times.resize(into.times.len().max(plan.reads.len()), Times::default());
     let Some(of) = plan.reads.get(read) else { return };
     let lines = Lines::of(rows.iter().map(|&e| found[e as usize]), oldest_us);
-    into.times[read] = times(rows, &found);
+    into.times[read] = times(rows, &found, oldest_us);
     for (place, feature) in of.features.iter().enumerate() {
         into.cells[feature.slot] = Some(decode_hash::cell(&lines, of.view.features[feature.index].of, place));
     }
@@ -76,7 +92,7 @@ impl Found {
         match self {
             Self::Row { row, provenance, age_ms } => {
                 let (event_time_us, provenance, age_ms) = (row.event_time_us(), *provenance, *age_ms);
-                Line { row: row.bytes(), provenance, event_time_us, age_ms }
+                Line { row: row.bytes(), provenance, event_time_us, age_ms, reading: Times::UNNUMBERED }
             }
             Self::Hole(provenance) => Line::hole(*provenance),
         }
@@ -104,20 +120,20 @@ pub(crate) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub(crate) fn of(found: impl ExactSizeIterator<Item = Line<'a>>, oldest_us: i64) -> Self {
-        let line = |line: Line<'a>| match line.row {
-            [] => (line.row, line.provenance),
-            _ if line.event_time_us < oldest_us => (Default::default(), Provenance::Expired),
-            row => (row, line.provenance),
+        let line = |line: Line<'a>| match line.is_expired(oldest_us) {
+            true => (Default::default(), Provenance::Expired),
+            false => (line.row, line.provenance),
         };
         let (rows, provenance) = found.map(line).unzip();
         Self { rows, provenance }
     }
 }
 
-fn times(entities: &[u32], found: &[Line<'_>]) -> Times {
+fn times(entities: &[u32], found: &[Line<'_>], oldest_us: i64) -> Times {
     let of = |&entity: &u32| (found[entity as usize].event_time_us, found[entity as usize].age_ms);
     let (event_time_us, age_ms) = entities.iter().map(of).unzip();
-    Times { event_time_us, age_ms }
+    let readings = entities.iter().map(|&entity| found[entity as usize].reading(oldest_us)).collect();
+    Times { event_time_us, age_ms, readings }
 }
 
 /// Neighbouring features that are read together, and rows at a time: their slots share a line of memory, their nulls

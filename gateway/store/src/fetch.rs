@@ -161,6 +161,16 @@ impl Store {
         self.shared.cache.entries()
     }
 
+    /// Memory is short: the cache gives up the half of its rows that was read longest ago. Blocks for some microseconds a row.
+    pub fn shrink_cache(&self) {
+        self.counters().cache_shrunk.add(self.shared.cache.halve());
+    }
+
+    /// There is enough memory again.
+    pub fn grow_cache(&self) {
+        self.shared.cache.grow();
+    }
+
     /// Waits for the reads that outlived their requests; at shutdown, after the last request. Takes no longer
     /// than a read may live.
     pub async fn drain(&self) {

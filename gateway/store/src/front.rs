@@ -37,8 +37,8 @@ const WAYS: usize = 4;
 const STAMPS: usize = 16 << 10;
 /// In place of a row's length: the store has no such entity.
 const NO_ROW: u32 = u32::MAX;
-/// Before each key: its length and the row's.
-const HEAD_BYTES: usize = 8;
+/// Before each key: its length, the row's, and the number of the reading.
+const HEAD_BYTES: usize = 16;
 
 pub(crate) struct Front {
     tables: ThreadLocal<RefCell<Table>>,
@@ -72,6 +72,8 @@ pub(crate) struct Copied<'a> {
     pub(crate) row: Option<&'a [u8]>,
     /// Time since the read that said so began.
     pub(crate) age: Duration,
+    /// Number of the reading it is of.
+    pub(crate) reading: u64,
 }
 
 #[derive(Debug, Default)]
@@ -165,7 +167,7 @@ impl Near<'_> {
     /// The copy that was brought from there, if it is of this key's entry.
     #[inline]
     pub(crate) fn read<'b>(&self, place: Place, brought: &'b [u8], key: &[u8]) -> Option<Copied<'b>> {
-        let (own, row_len, rest) = parts(brought)?;
+        let (Head { row_len, reading }, own, rest) = parts(brought)?;
         if own != key {
             return None;
         }
@@ -173,7 +175,7 @@ impl Near<'_> {
             NO_ROW => None,
             len => Some(rest.get(..len as usize)?),
         };
-        Some(Copied { row, age: Duration::from_micros(self.now_us.saturating_sub(place.read_us)) })
+        Some(Copied { row, age: Duration::from_micros(self.now_us.saturating_sub(place.read_us)), reading })
     }
 
     fn now_ms(&self) -> u32 {
@@ -196,7 +198,7 @@ impl Near<'_> {
         let (now_ms, of) = (self.now_ms(), self.table.set(hash));
         let same = self.table.sets[of].iter().position(|slot| slot.hash == hash);
         let before = same.map(|way| self.table.sets[of][way].place());
-        let Place { page, at, len, .. } = self.table.write(self.front.pages_max, key, row, before);
+        let Place { page, at, len, .. } = self.table.write(self.front.pages_max, key, entry, before);
         let set = &mut self.table.sets[of];
         // Else the oldest copy gives way; an empty slot is older than any.
         let age = |slot: &Slot| if slot.read_us == NEVER { u32::MAX } else { now_ms.wrapping_sub(slot.put_ms) };
@@ -227,19 +229,21 @@ impl Table {
     }
 
     /// Writes a key and its row: where it was `before` if it has not grown or shrunk, else over what is oldest. Says where.
-    fn write(&mut self, pages_max: usize, key: &[u8], row: Option<&[u8]>, before: Option<Place>) -> Place {
+    fn write(&mut self, pages_max: usize, key: &[u8], entry: &Entry, before: Option<Place>) -> Place {
+        let row = entry.row.as_deref();
         let row_len = row.map_or(NO_ROW, |row| row.len() as u32);
         let len = HEAD_BYTES + key.len() + row.map_or(0, <[u8]>::len);
         let fits = |place: &Place| {
             let old = self.bytes(pages_max, *place).and_then(parts);
-            old.is_some_and(|(own, old_len, _)| (own, old_len) == (key, row_len))
+            old.is_some_and(|(head, own, _)| (own, head.row_len) == (key, row_len))
         };
         let place = before.filter(fits).unwrap_or_else(|| self.append(pages_max, len));
         let at = usize::from(place.at);
         let room = &mut self.pages[place.page as usize % pages_max][at..at + len];
         let (head, rest) = room.split_at_mut(HEAD_BYTES);
         head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
-        head[4..].copy_from_slice(&row_len.to_le_bytes());
+        head[4..8].copy_from_slice(&row_len.to_le_bytes());
+        head[8..].copy_from_slice(&entry.read.number.to_le_bytes());
         let (to_key, to_row) = rest.split_at_mut(key.len());
         to_key.copy_from_slice(key);
         to_row.copy_from_slice(row.unwrap_or_default());
@@ -274,13 +278,20 @@ impl Slot {
     }
 }
 
-/// A copy's key, its row's length and what follows.
+/// What stands before a key, besides its length.
+struct Head {
+    row_len: u32,
+    reading: u64,
+}
+
+/// A copy's head, its key, and what follows.
 #[inline]
-fn parts(copy: &[u8]) -> Option<(&[u8], u32, &[u8])> {
-    let (head, rest) = copy.split_first_chunk::<HEAD_BYTES>()?;
-    let [k0, k1, k2, k3, row_len @ ..] = *head;
-    let (key, rest) = rest.split_at_checked(u32::from_le_bytes([k0, k1, k2, k3]) as usize)?;
-    Some((key, u32::from_le_bytes(row_len), rest))
+fn parts(copy: &[u8]) -> Option<(Head, &[u8], &[u8])> {
+    let (key_len, rest) = copy.split_first_chunk()?;
+    let (row_len, rest) = rest.split_first_chunk()?;
+    let (reading, rest) = rest.split_first_chunk()?;
+    let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_len) as usize)?;
+    Some((Head { row_len: u32::from_le_bytes(*row_len), reading: u64::from_le_bytes(*reading) }, key, rest))
 }
 
 fn stamp(hash: u64) -> usize {

@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{LoadCommand, LoadError, LoadReply, LoadScript, Loader, RedisAddress};
 
@@ -48,6 +50,12 @@ return 1
 ";
 /// Connections kept for the next write. Pushes come one after another from a few writers.
 const IDLE_MAX: usize = 4;
+/// Writes at a time, each over connections of its own, one to each node. Redis does one thing at a time: a few keep it busy,
+/// and more take from those who read.
+const CONNECTIONS_MAX: usize = 16;
+/// Writes that may wait for their turn. Each keeps its rows in memory meanwhile, and its place among the requests in
+/// flight, which are mostly reads.
+const WAITING_MAX: usize = 48;
 
 /// One view's part of one hash.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +82,8 @@ pub struct HashWriter {
     address: RedisAddress,
     settings: HashWriteSettings,
     idle: Mutex<Vec<Ready>>,
+    turns: Semaphore,
+    waiting: Semaphore,
 }
 
 /// A connection that knows the script.
@@ -85,10 +95,18 @@ struct Ready {
 impl HashWriter {
     /// Connects when there is something to write.
     pub fn new(address: RedisAddress, settings: HashWriteSettings) -> Self {
-        Self { address, settings, idle: Mutex::default() }
+        let (turns, waiting) = (Semaphore::new(CONNECTIONS_MAX), Semaphore::new(WAITING_MAX));
+        Self { address, settings, idle: Mutex::default(), turns, waiting }
     }
 
-    /// Writes rows in their order and says how many were newer than what was there.
+    /// Writes rows in their order and says how many were newer than what was there. `None` when nothing was done, because
+    /// until then others were writing, or because too many were waiting for them already.
+    pub async fn write_by(&self, until: Instant, rows: Vec<HashWrite>) -> Option<Result<usize, LoadError>> {
+        let _turn = self.turn(until).await?;
+        Some(self.write(rows).await)
+    }
+
+    /// The same for one that writes alone.
     pub async fn write(&self, rows: Vec<HashWrite>) -> Result<usize, LoadError> {
         let idle = self.idle().pop();
         let mut ready = match idle {
@@ -109,6 +127,14 @@ impl HashWriter {
             }
         }
         Ok(written)
+    }
+
+    async fn turn(&self, until: Instant) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.turns.try_acquire() {
+            return Some(turn);
+        }
+        let _place = self.waiting.try_acquire().ok()?;
+        timeout_at(until, self.turns.acquire()).await.ok()?.ok()
     }
 
     async fn connect(&self) -> Result<Ready, LoadError> {

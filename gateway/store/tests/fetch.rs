@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{RedisServer, until};
 use scene::*;
 use weir_domain::catalog::{Scope, View};
-use weir_domain::{Cell, Column, FeatureType, Gathered, Kind, Provenance, Value};
+use weir_domain::{Cell, Column, FeatureType, Gathered, Kind, Provenance, Times, Value};
 use weir_store::{Backend, CacheSettings, Embedded, Limits, Loader, Redis, Store, entity_keys, pack_rows};
 
 use Provenance::{Cache, Expired, Invalid, Late, Missing, Stale, Store as FromStore};
@@ -95,6 +95,34 @@ async fn a_row_comes_from_the_store_once_and_then_from_the_cache() {
     assert_eq!(scene.server.calls("mget"), 1);
     let counters = scene.store.counters();
     assert_eq!((counters.cache_hits.get(), counters.cache_misses.get(), counters.cache_negatives.get()), (2, 3, 1));
+}
+
+#[tokio::test]
+async fn a_cached_row_has_the_number_of_its_reading_until_it_is_read_again() {
+    let ttl = Some(seconds(3_600));
+    let view = View { ttl, ..small_view(freshness(seconds(60), seconds(600), seconds(60))) };
+    let scene = Scene::over(RedisServer::start(), view, "");
+    scene.load(&[("a", 1.0), ("b", 2.0)]).await;
+    let (unnumbered, no_row) = (Times::UNNUMBERED, Times::NO_ROW);
+    assert_eq!(scene.ask(&["a", "b", "nobody"], AMPLE).await.readings, [unnumbered, unnumbered, no_row]);
+    // From the cache, then from a copy of it.
+    let first = scene.ask(&["a", "b", "nobody"], AMPLE).await.readings;
+    assert!(first[0] >= Times::FIRST_READING && first[1] >= Times::FIRST_READING && first[0] != first[1], "{first:?}");
+    assert_eq!(first[2], no_row);
+    let again = scene.ask(&["b", "nobody", "a", "b"], AMPLE).await.readings;
+    assert_eq!(again, [first[1], no_row, first[0], first[1]]);
+    // Another row in the same place of the copies, and the same row read once more.
+    scene.load(&[("a", 3.0)]).await;
+    let nothing_old = Limits { max_stale: Some(Duration::ZERO), ..in_time(AMPLE) };
+    assert_eq!(scene.ask_within(&["a"], nothing_old).await.values, [3.0]);
+    for _ in 0..2 {
+        let anew = scene.ask(&["a", "b"], AMPLE).await;
+        assert_eq!((anew.values, anew.readings[1]), (vec![3.0, 2.0], first[1]));
+        assert!(anew.readings[0] > first[0], "{:?}", anew.readings);
+    }
+    // Too old for its view: there is no row, whatever the cache has.
+    let late = Limits { now_us: NOW_US + 3_600_000_001, ..in_time(AMPLE) };
+    assert_eq!(scene.ask_within(&["a"], late).await.readings, [no_row]);
 }
 
 #[tokio::test]

@@ -144,7 +144,11 @@ pub fn record(plan: &Arc<Plan>, id: u128, rows: usize) -> Record {
         plan: Arc::clone(plan),
         rows,
         cells: plan.outputs.iter().map(cell).collect(),
-        times: vec![Times { event_time_us: (0..rows).map(time).collect(), age_ms: (0..rows as u32).collect() }],
+        times: vec![Times {
+            event_time_us: (0..rows).map(time).collect(),
+            age_ms: (0..rows as u32).collect(),
+            readings: vec![],
+        }],
         assignment: Assignment::default(),
         delivered: vec![],
         fallback_model: None,

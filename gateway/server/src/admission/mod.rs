@@ -14,7 +14,7 @@ mod share;
 mod tally;
 mod trial;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use limit::{LIMIT_MIN, Limit, Look};
 pub use share::Seat;
 use share::Shares;
 use tally::{Crowd, Tally};
+
+use crate::memory::Pressure;
 
 /// What is learned from is looked at this often: a few queues' length, so that what was changed shows.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -106,11 +108,13 @@ pub enum Crowded {
     Wait,
     /// As many are in flight as there may ever be.
     Full,
+    /// The process holds about as much memory as it may.
+    Memory,
 }
 
 impl Crowded {
     /// Every reason; `as usize` is its place.
-    pub const ALL: [Self; 4] = [Self::Limit, Self::Share, Self::Wait, Self::Full];
+    pub const ALL: [Self; 5] = [Self::Limit, Self::Share, Self::Wait, Self::Full, Self::Memory];
 
     /// The metric label.
     pub const fn name(self) -> &'static str {
@@ -119,6 +123,7 @@ impl Crowded {
             Self::Share => "share",
             Self::Wait => "wait",
             Self::Full => "full",
+            Self::Memory => "memory",
         }
     }
 }
@@ -134,6 +139,7 @@ pub struct Admission {
     // What was learned, for everybody to read.
     limit: AtomicUsize,
     is_pressed: AtomicBool,
+    memory: AtomicU8,
     granted_us: AtomicU64,
     retry_us: AtomicU64,
     spent_us: AtomicU64,
@@ -170,6 +176,7 @@ impl Admission {
             shares: Shares::new(),
             limit: AtomicUsize::new(ceiling),
             is_pressed: AtomicBool::new(false),
+            memory: AtomicU8::default(),
             granted_us: AtomicU64::new(GRANTED.as_micros() as u64),
             retry_us: AtomicU64::new(RETRY_AFTER.as_micros() as u64),
             spent_us: AtomicU64::new(0),
@@ -202,6 +209,13 @@ impl Admission {
             before >= (limit * pct / 100).max(NEVER_BELOW) && !has_room
         };
         let (degraded, refused) = visitor.bounds();
+        let memory = self.memory_pressure();
+        if memory >= Pressure::Refuse || (memory == Pressure::Degrade && visitor.priority == Priority::Sheddable) {
+            return Err(self.refuse(visitor, Crowded::Memory));
+        }
+        if memory == Pressure::Degrade {
+            permit.mode = Mode::Degraded;
+        }
         if before >= self.max {
             return Err(self.refuse(visitor, Crowded::Full));
         }
@@ -217,6 +231,16 @@ impl Admission {
             permit.mode = Mode::Degraded;
         }
         Ok(permit)
+    }
+
+    /// What memory calls for, until further notice.
+    pub fn press(&self, memory: Pressure) {
+        self.memory.store(memory as u8, Relaxed);
+    }
+
+    /// What memory calls for.
+    pub fn memory_pressure(&self) -> Pressure {
+        self.memory.load(Relaxed).into()
     }
 
     /// Takes one of those that may be degraded, if there is one.
@@ -331,7 +355,27 @@ pub struct Permit {
     mode: Mode,
 }
 
+/// Memory for what was let in and is not here yet.
+#[derive(Debug)]
+pub(crate) struct Room {
+    admission: Arc<Admission>,
+    visitor: Visitor,
+}
+
+impl Room {
+    /// Why there is none.
+    pub(crate) fn refused(&self) -> Option<Refusal> {
+        let is_none = self.admission.memory_pressure() >= Pressure::Refuse;
+        is_none.then(|| self.admission.refuse(self.visitor, Crowded::Memory))
+    }
+}
+
 impl Permit {
+    /// For the body of its request.
+    pub(crate) fn room(&self) -> Room {
+        Room { admission: Arc::clone(&self.admission), visitor: self.visitor }
+    }
+
     /// The request has got a core. How it is to be answered; or not at all, if it has waited for too long to be in time
     /// and others wait too. `timeout` is the caller's own.
     pub fn begin(&mut self, timeout: impl FnOnce() -> Option<Duration>, now: Instant) -> Result<Mode, Refusal> {

@@ -209,3 +209,21 @@ fn a_small_budget_makes_a_short_queue() {
     assert!(!is_pressed(20 * MS));
     assert!(is_pressed(5 * MS));
 }
+
+#[test]
+fn memory_degrades_then_refuses_whatever_was_learned() {
+    let admission = admission(100);
+    let enter = |priority| admission.enter(visitor(&admission, "a", priority), Instant::now()).map(|p| p.mode);
+    assert_eq!(enter(Priority::Normal), Ok(Mode::Full));
+    admission.press(Pressure::Shrink);
+    assert_eq!(enter(Priority::Sheddable), Ok(Mode::Full));
+    admission.press(Pressure::Degrade);
+    assert_eq!([Priority::Critical, Priority::Normal].map(enter), [Ok(Mode::Degraded), Ok(Mode::Degraded)]);
+    assert!(enter(Priority::Sheddable).is_err());
+    admission.press(Pressure::Refuse);
+    assert!(Priority::ALL.map(enter).iter().all(Result::is_err));
+    let refused = Priority::ALL.map(|priority| admission.refused(priority, Crowded::Memory));
+    assert_eq!(refused.iter().sum::<u64>(), 4);
+    admission.press(Pressure::None);
+    assert_eq!(enter(Priority::Normal), Ok(Mode::Full));
+}

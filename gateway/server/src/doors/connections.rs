@@ -1,5 +1,5 @@
-//! Connections: how many there may be, how long each may stay, and when it has to go. Every limit on what a stranger
-//! may do to the process through one stands here.
+//! Connections: how many there may be, how long each may stay, and when it has to go. The protocol's own limits on what a
+//! stranger may do to the process through one stand here, those that are worth changing in `limits`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,15 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::http::{Request, Version};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::Door;
 use super::counts::Ending;
+use super::limits::Limits;
+use super::patience::Patience;
 use super::pulse::{Awaited, Felt, Pulse};
 use super::turn::{AtOnce, Outbox, Turns};
 use crate::cores::Seat;
@@ -34,50 +38,21 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams that a caller may open and reset before the server could answer (rapid reset).
 const PENDING_RESETS_MAX: usize = 100;
+/// Streams of a connection's whole life that were over here when more of them came, beyond the fifty a second that the
+/// library remembers: then it ends the connection with all its calls. This happens to a caller of many calls that are
+/// refused while their bodies are on the way. Each costs some 200 bytes until the caller reads that it is over: all of
+/// them no more than the bodies for which there is a window.
+const STREAM_ERRORS_MAX: usize = 4_096;
+/// Bytes of one body, and of all bodies of a connection, that may come before they are read: the largest takes four
+/// round trips, and a connection never costs more than this of bodies that wait, however many streams it has.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes of a frame, the least that HTTP/2 allows: it is looked at when all of it is here.
+const FRAME_BYTES_MAX: u32 = 16 << 10;
 /// Pause after a failed accept: without free file descriptors the next one fails too.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// How long a flooder is listened to after the goodbye: not at all, but what was answered may still be sent.
 const FLOOD_GRACE: Duration = Duration::from_secs(1);
-
-/// What strangers may do. The constants above are the protocol's business; these are worth changing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at a time; one more is closed at once.
-    pub connections_max: usize,
-    /// A caller that has not sent its headers by then is a slow-loris or gone.
-    pub header_timeout: Duration,
-    /// The body of a request that has not come by then never comes.
-    pub body_timeout: Duration,
-    /// What is under way on a connection that is asked to leave may take so long.
-    pub leaving_max: Duration,
-    /// Whoever does not take a reply for this long loses the connection and the replies on it, which are memory.
-    pub unread_max: Duration,
-    /// Bytes of replies, all connections together, that callers may leave unread before nobody is answered any more.
-    pub unread_bytes_max: usize,
-    /// A connection of this age, give or take a tenth, is asked to be opened anew, so that callers behind a balancer of
-    /// connections find gateways that are new.
-    pub age: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            // Some 30 KiB each: a third of a gigabyte. A fleet of a thousand callers with ten connections each.
-            connections_max: 10_000,
-            header_timeout: Duration::from_secs(5),
-            // The largest body over a link of ten megabit a second.
-            body_timeout: Duration::from_secs(5),
-            // Longer than any budget.
-            leaving_max: Duration::from_secs(75),
-            // The largest replies, some tens of MiB, over a link of ten megabit a second.
-            unread_max: Duration::from_secs(30),
-            // With less memory than this to spare, a gateway has other troubles.
-            unread_bytes_max: 512 << 20,
-            // Long enough that new connections cost nothing, short enough that a new gateway has its share within the hour.
-            age: Duration::from_secs(30 * 60),
-        }
-    }
-}
 
 /// Takes connections until `stop`, then lets those under way end within `drain`.
 pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<Output = ()>, drain: Duration) {
@@ -122,20 +97,25 @@ pub(crate) async fn serve(listener: TcpListener, door: Door, stop: impl Future<O
     }
 }
 
-fn server(limits: &Limits, requests: AtOnce) -> auto::Builder<AtOnce> {
+fn server(requests: AtOnce) -> auto::Builder<AtOnce> {
     let mut server = auto::Builder::new(requests);
     server
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // It would run between requests, too: `Patience` tells headers that do not come from a caller without a request.
+        .header_read_timeout(None)
         .max_buf_size(HEADER_BYTES_MAX as usize);
     server
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(STREAM_ERRORS_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     server
@@ -164,7 +144,8 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch:
     let felt = Arc::clone(&pulse);
     // Called when headers are seen; what it returns is polled when there is a core for it. Whoever is refused is so here
     // and now, and does not take the room of a request.
-    let answer = move |request| {
+    let answer = move |request: Request<Incoming>| {
+        let under_way = (request.version() < Version::HTTP_2).then(|| felt.asked());
         let entered = door.gate.as_ref().map_or(Ok(None), |gate| gate.enter(&request, from).map(Some));
         let answering = entered.map(|entered| Box::pin(Arc::clone(&door).answer(entered, request)));
         let (pulse, counts) = (Arc::clone(&felt), Arc::clone(&counts));
@@ -173,13 +154,13 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch:
                 Ok(answering) => answering.await,
                 Err(refused) => *refused,
             };
-            Ok::<_, Infallible>(reply.map(|body| Awaited::new(body, pulse, counts)))
+            Ok::<_, Infallible>(reply.map(|body| Awaited::new(body, pulse, counts, under_way)))
         }
     };
     let (read, write) = stream.into_split();
     let outbox = Outbox::of(write, Arc::clone(&pulse));
     let stream = TokioIo::new(Felt::new(read, outbox.clone(), Arc::clone(&pulse)));
-    let server = server(&limits, AtOnce(outbox.clone(), cores));
+    let server = server(AtOnce(outbox.clone(), cores));
     let mut connection = Turns::of(server.serve_connection(stream, hyper::service::service_fn(answer)), outbox);
     let ending = tokio::select! {
         biased;
@@ -195,8 +176,10 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch:
     connection.connection().graceful_shutdown();
     let finished = async {
         tokio::select! {
+            biased;
             _ = &mut connection => {}
             () = left_unread(&pulse, &limits) => {}
+            _ = Patience::with(&pulse, &limits) => {}
         }
     };
     let _ = timeout(grace, finished).await;
@@ -205,20 +188,10 @@ async fn drive(stream: TcpStream, from: IpAddr, door: Arc<Door>, leaving: watch:
 
 /// Resolves when a connection has had its time.
 async fn until_it_must_go(pulse: &Pulse, limits: &Limits, mut leaving: watch::Receiver<bool>) -> Ending {
-    let (born, age) = (Instant::now(), jittered(limits.age));
-    let quiet = async {
-        sleep(limits.header_timeout).await;
-        if !pulse.is_known() {
-            return Ending::Silent;
-        }
-        let unread = async { left_unread(pulse, limits).await };
-        tokio::select! {
-            () = unread => Ending::Unread,
-            () = sleep_until(born + age) => Ending::Age,
-        }
-    };
     tokio::select! {
-        ending = quiet => ending,
+        ending = Patience::with(pulse, limits) => ending,
+        () = left_unread(pulse, limits) => Ending::Unread,
+        () = sleep(jittered(limits.age)) => Ending::Age,
         () = pulse.flood() => Ending::Flood,
         // An error means that the door is gone.
         _ = leaving.wait_for(|leaving| *leaving) => Ending::Drain,

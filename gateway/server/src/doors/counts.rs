@@ -37,6 +37,8 @@ pub(super) enum Ending {
     Lost,
     /// Its caller said nothing, or not enough, or did not answer.
     Silent,
+    /// Its caller had no further request.
+    Idle,
     /// Its bytes were neither HTTP/1 nor HTTP/2.
     Protocol,
     /// Its caller cost more than it asked for: resets, endless headers, PINGs.
@@ -50,14 +52,24 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    const ALL: [Self; 8] =
-        [Self::Done, Self::Lost, Self::Silent, Self::Protocol, Self::Flood, Self::Unread, Self::Age, Self::Drain];
+    const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Lost,
+        Self::Silent,
+        Self::Idle,
+        Self::Protocol,
+        Self::Flood,
+        Self::Unread,
+        Self::Age,
+        Self::Drain,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::Lost => "lost",
             Self::Silent => "silent",
+            Self::Idle => "idle",
             Self::Protocol => "protocol",
             Self::Flood => "flood",
             Self::Unread => "unread",

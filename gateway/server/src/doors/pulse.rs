@@ -1,10 +1,10 @@
-//! What a connection does, seen from outside: whether it says anything, whether it asks for anything, and whether it
-//! takes its replies.
+//! What a connection does, seen from outside: what its caller owes it, whether it asks for anything, and whether it takes
+//! its replies.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
@@ -14,13 +14,28 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::Notify;
 
 use super::counts::Counts;
-use super::frames::{Frames, PREFACE};
+use super::frames::{Frames, Heard};
 use super::turn::Outbox;
+
+/// What a caller has to say next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Owed {
+    /// Its first word, or the rest of headers that it has begun (over HTTP/2, of any frame but a body's).
+    #[default]
+    Headers,
+    /// Its next request, over HTTP/1: there is none under way. What came of it together with the last one is not seen.
+    Request,
+    /// Nothing that has a deadline here: requests are under way, or HTTP/2 is spoken, where none need be.
+    Nothing,
+}
+
+/// What is owed since the debt of this number.
+pub(super) type Debt = (Owed, usize);
 
 /// Shared by a connection's stream, its replies and whoever watches it.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
-    heard: AtomicUsize,
+    debt: Mutex<Debt>,
     flooded: Notify,
     /// Replies that are not sent yet, by the parity of the round in which they were ready.
     unread: [AtomicUsize; 2],
@@ -28,9 +43,34 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Whether enough was heard to know which protocol is spoken; until then no timeout of either applies.
-    pub(super) fn is_known(&self) -> bool {
-        self.heard.load(Ordering::Relaxed) >= PREFACE.len()
+    /// What the caller owes. While it has something to take it owes no next request.
+    pub(super) fn debt(&self) -> Debt {
+        let (owed, number) = *self.lock();
+        let is_taking = owed == Owed::Request && self.unread.iter().any(|slot| slot.load(Ordering::Relaxed) > 0);
+        (if is_taking { Owed::Nothing } else { owed }, number)
+    }
+
+    fn owes(&self, owed: Owed) {
+        let mut debt = self.lock();
+        *debt = (owed, debt.1 + 1);
+    }
+
+    /// First bytes, or more of HTTP/1. If nothing was under way, headers have begun.
+    pub(super) fn begins(&self) {
+        let debt = *self.lock();
+        if debt == Debt::default() || debt.0 == Owed::Request {
+            self.owes(Owed::Headers);
+        }
+    }
+
+    /// A request of HTTP/1 was made; it is under way until this is dropped.
+    pub(super) fn asked(self: &Arc<Self>) -> UnderWay {
+        self.owes(Owed::Nothing);
+        UnderWay(Arc::clone(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Debt> {
+        self.debt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something is ready for the caller to take: where that was counted.
@@ -61,18 +101,43 @@ impl Pulse {
     }
 }
 
+/// The one request that HTTP/1 has at a time.
+pub(super) struct UnderWay(Arc<Pulse>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.owes(Owed::Request);
+    }
+}
+
 /// The stream of a connection.
 pub(super) struct Felt {
     stream: OwnedReadHalf,
     outbox: Outbox,
     pulse: Arc<Pulse>,
     frames: Frames,
+    heard: Heard,
     is_flood: bool,
 }
 
 impl Felt {
     pub(super) fn new(stream: OwnedReadHalf, outbox: Outbox, pulse: Arc<Pulse>) -> Self {
-        Self { stream, outbox, pulse, frames: Frames::new(), is_flood: false }
+        Self { stream, outbox, pulse, frames: Frames::new(), heard: Heard::Preface, is_flood: false }
+    }
+
+    fn hear(&mut self, new: &[u8]) {
+        if self.frames.are_a_flood(new) {
+            self.is_flood = true;
+            self.pulse.flooded.notify_one();
+        }
+        let heard = self.frames.heard();
+        match heard {
+            Heard::Preface | Heard::Http1 => self.pulse.begins(),
+            Heard::Http2 { unfinished: Some(_) } if heard != self.heard => self.pulse.owes(Owed::Headers),
+            Heard::Http2 { unfinished: None } if heard != self.heard => self.pulse.owes(Owed::Nothing),
+            Heard::Http2 { .. } => {}
+        }
+        self.heard = heard;
     }
 }
 
@@ -85,10 +150,8 @@ impl AsyncRead for Felt {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         let new = &buf.filled()[before..];
-        self.pulse.heard.fetch_add(new.len(), Ordering::Relaxed);
-        if self.frames.are_a_flood(new) {
-            self.is_flood = true;
-            self.pulse.flooded.notify_one();
+        if !new.is_empty() {
+            self.hear(new);
         }
         read
     }
@@ -126,11 +189,13 @@ pub(super) struct Awaited {
     body: Body,
     pulse: Arc<Pulse>,
     counts: Arc<Counts>,
+    /// Over HTTP/1, the request ends with the body of its reply.
+    _under_way: Option<UnderWay>,
 }
 
 impl Awaited {
-    pub(super) fn new(body: Body, pulse: Arc<Pulse>, counts: Arc<Counts>) -> Self {
-        Self { body, pulse, counts }
+    pub(super) fn new(body: Body, pulse: Arc<Pulse>, counts: Arc<Counts>, under_way: Option<UnderWay>) -> Self {
+        Self { body, pulse, counts, _under_way: under_way }
     }
 
     fn unread(&self, bytes: Bytes) -> Bytes {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
+use weir_domain::Refusal;
 use weir_feast::{Class, Frame, Raised, passed};
 use weir_proto::encoded::{Encoded, GrpcFeatureServer, ServingService};
 use weir_proto::feast::python::{PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse};
@@ -54,12 +56,16 @@ impl ServingService for FeastGrpc {
 #[tonic::async_trait]
 impl GrpcFeatureServer for FeastGrpc {
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushResponse>, Status> {
+        let until = self.until(&request)?;
         let PushRequest { features, stream_feature_view, to, typed_features, .. } = request.into_inner();
         let frame = one_row(&features, &typed_features)?;
-        let pushed = async { write::push(&self.0.feast, &stream_feature_view, &frame?, To::parse(&to)?).await };
-        pushed.await.map_err(|raised| match raised.class {
-            Class::Feast("PushSourceNotFoundException", _) => Status::invalid_argument(cut(raised.message)),
-            _ => Status::internal(cut(raised.message)),
+        let pushed = async { write::push(&self.0.feast, &stream_feature_view, &frame?, To::parse(&to)?, until).await };
+        pushed.await.map_err(|unanswered| match unanswered {
+            Unanswered::Refused(refusal) => self.refused(&refusal),
+            Unanswered::Raised(raised) => match raised.class {
+                Class::Feast("PushSourceNotFoundException", _) => Status::invalid_argument(cut(raised.message)),
+                _ => Status::internal(cut(raised.message)),
+            },
         })?;
         Ok(Response::new(PushResponse { status: true }))
     }
@@ -68,10 +74,15 @@ impl GrpcFeatureServer for FeastGrpc {
         &self,
         request: Request<WriteToOnlineStoreRequest>,
     ) -> Result<Response<WriteToOnlineStoreResponse>, Status> {
+        let until = self.until(&request)?;
         let WriteToOnlineStoreRequest { features, feature_view_name, typed_features, .. } = request.into_inner();
         let frame = one_row(&features, &typed_features)?;
-        let written = async { write::write_to(&self.0.feast, &feature_view_name, &frame?, Through::Grpc).await };
-        written.await.map_err(|raised| Status::internal(cut(raised.message)))?;
+        let through = Through::Grpc;
+        let written = async { write::write_to(&self.0.feast, &feature_view_name, &frame?, through, until).await };
+        written.await.map_err(|unanswered| match unanswered {
+            Unanswered::Refused(refusal) => self.refused(&refusal),
+            Unanswered::Raised(raised) => Status::internal(cut(raised.message)),
+        })?;
         Ok(Response::new(WriteToOnlineStoreResponse { status: true }))
     }
 
@@ -133,17 +144,19 @@ impl FeastGrpc {
             None => (Vec::new(), None),
         };
         let features: Vec<&str> = features.iter().map(String::as_str).collect();
+        // The Python server does not look at the context.
+        let request_context = if server == Server::Go { request_context } else { BTreeMap::new() };
+        let names: Vec<String> = entities.keys().chain(request_context.keys()).cloned().collect();
+        let given: Vec<RepeatedValue> = entities.into_values().chain(request_context.into_values()).collect();
         let ask = Ask {
             features: &features,
             service: service.as_deref(),
             full_names: full_feature_names,
-            // The Python server does not hand this on.
+            // Nor does the Python server hand this on.
             with_versions: server == Server::Go && request.include_feature_view_version_metadata,
+            columns: given.len(),
+            rows: given.iter().map(|column| column.val.len()).max().unwrap_or(0),
         };
-        // Nor does it look at the context.
-        let request_context = if server == Server::Go { request_context } else { BTreeMap::new() };
-        let names: Vec<String> = entities.keys().chain(request_context.keys()).cloned().collect();
-        let given: Vec<RepeatedValue> = entities.into_values().chain(request_context.into_values()).collect();
         let columns = |lookup: &weir_feast::Lookup| -> Result<Vec<_>, Raised> {
             let columns = names.iter().zip(given);
             columns
@@ -160,12 +173,21 @@ impl FeastGrpc {
         Ok(Encoded(bytes))
     }
 
+    /// How long a write may wait for its turn.
+    fn until<T>(&self, request: &Request<T>) -> Result<Instant, Status> {
+        let headers = request.metadata().clone().into_headers();
+        let until = Arrived::of(request.extensions()).until(&headers, write::PATIENCE);
+        until.map_err(|refusal| self.refused(&refusal))
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Status {
+        self.0.gateway.metrics.refused(refusal);
+        refuse::grpc(refusal)
+    }
+
     fn told(&self, unanswered: Unanswered) -> Status {
         match unanswered {
-            Unanswered::Refused(refusal) => {
-                self.0.gateway.metrics.refused(&refusal);
-                refuse::grpc(&refusal)
-            }
+            Unanswered::Refused(refusal) => self.refused(&refusal),
             Unanswered::Raised(raised) => match raised.class {
                 Class::Feast("FeatureServiceNotFoundException", _) => Status::internal(cut(raised.message)),
                 // What grpc makes of an exception that nobody catches.

@@ -12,8 +12,8 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{BoxError, Router};
 use tracing::Instrument;
 use weir_feast::{
-    Frame, JsonValue, OnlineRequest, Raised, encodable_values, field, flag, object, parse, string, unprocessable,
-    values,
+    Frame, JsonValue, OnlineRequest, Raised, check_frame, encodable_values, field, flag, object, parse, string,
+    unprocessable, values,
 };
 
 use super::Feast;
@@ -43,6 +43,8 @@ const PUSH: &str = "/push";
 const WRITE: &str = "/write-to-online-store";
 const SEARCH: &str = "/search";
 const OLD_SEARCH: &str = "/retrieve-online-documents";
+/// What has a body and asks for no features.
+pub(crate) const OTHERS: [&str; 4] = [PUSH, WRITE, SEARCH, OLD_SEARCH];
 const HEALTH: &str = "/health";
 const VECTOR_STORES: &str = "/v1/vector_stores";
 /// What may be asked with one slash too many: Feast sends such callers to the right place.
@@ -127,6 +129,8 @@ async fn answer(gateway: &Gateway, feast: &Feast, body: &[u8], arrival: Arrival)
         service: request.service.as_deref(),
         full_names: request.full_names,
         with_versions: request.with_versions,
+        columns: request.entities.len(),
+        rows: request.entities.iter().map(|(_, values)| values.len()).max().unwrap_or(0),
     };
     let columns = |lookup: &weir_feast::Lookup| -> Result<Vec<_>, Raised> {
         let columns = request.entities.iter().map(|(name, given)| {
@@ -151,15 +155,17 @@ async fn answer(gateway: &Gateway, feast: &Feast, body: &[u8], arrival: Arrival)
 async fn push(State(Served { gateway, feast }): App, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
     let pushed = async {
+        let until = Arrived::of(&parts.extensions).until(&parts.headers, write::PATIENCE)?;
         let body = read(&parts.headers, body).await?;
         let body = parse(&body)?;
         let fields = object(&body.json)?;
         let source = string(required(&fields, "push_source_name")?, "push_source_name")?;
         let df = df_of(&fields)?;
         let to = field(&fields, "to").map_or(Ok("online"), |to| string(to, "to"))?;
+        check_frame(df)?;
         let frame = Frame::from_json(df)?;
         let frame = if body.has_halves { frame.with_halves(df) } else { frame };
-        write::push(&feast, source, &frame, To::parse(to)?).await?;
+        write::push(&feast, source, &frame, To::parse(to)?, until).await?;
         Ok(StatusCode::OK.into_response())
     };
     pushed.await.unwrap_or_else(|unanswered| told(&gateway, unanswered))
@@ -168,14 +174,16 @@ async fn push(State(Served { gateway, feast }): App, request: Request<Body>) -> 
 async fn write_to_online_store(State(Served { gateway, feast }): App, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
     let written = async {
+        let until = Arrived::of(&parts.extensions).until(&parts.headers, write::PATIENCE)?;
         let body = read(&parts.headers, body).await?;
         let body = parse(&body)?;
         let fields = object(&body.json)?;
         let view = string(required(&fields, "feature_view_name")?, "feature_view_name")?;
         let df = df_of(&fields)?;
+        check_frame(df)?;
         let frame = Frame::from_json(df)?;
         let frame = if body.has_halves { frame.with_halves(df) } else { frame };
-        write::write_to(&feast, view, &frame, Through::Http).await?;
+        write::write_to(&feast, view, &frame, Through::Http, until).await?;
         Ok(json(StatusCode::OK, "null"))
     };
     written.await.unwrap_or_else(|unanswered| told(&gateway, unanswered))

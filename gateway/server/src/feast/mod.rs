@@ -27,7 +27,7 @@ use weir_store::{HashWriteSettings, HashWriter, RedisAddress, RedisLayout, Redis
 use crate::config::Config;
 use computed::Computation;
 pub(crate) use grpc::FeastGrpc;
-pub(crate) use http::{ONLINE, Served, online, routes};
+pub(crate) use http::{ONLINE, OTHERS, Served, online, routes};
 pub(crate) use load::{Loaded, load};
 pub(crate) use registry::{keep, placed};
 pub(crate) use serve::Real;

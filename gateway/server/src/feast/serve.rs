@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use tracing::{Instrument, debug_span};
 use uuid::Uuid;
 use weir_domain::feast::HashRow;
-use weir_domain::{Budget, Provenance, Refusal, RequestId, Spent};
+use weir_domain::{Budget, Provenance, Refusal, RequestId};
 use weir_feast::{Answer, Column, ComputedColumn, Found, HashNames, Lookup, Raised, Rows, Semantics, ViewRead};
 use weir_proto::feast::types::Value;
 use weir_store::{HashAsk, HashFound, Hashes, Limits};
@@ -18,7 +17,7 @@ use super::record::record;
 use super::{Feast, vectors};
 use crate::admission::{Mode, degrade};
 use crate::gateway::Gateway;
-use crate::pipeline::{Arrival, Meta};
+use crate::pipeline::{Arrival, Caller, Meta, Watch};
 use crate::snapshot::Snapshot;
 
 /// Why there is no answer.
@@ -48,6 +47,9 @@ pub(crate) struct Ask<'a> {
     pub(crate) service: Option<&'a str>,
     pub(crate) full_names: bool,
     pub(crate) with_versions: bool,
+    /// How many columns were sent, and rows in the longest of them.
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
 }
 
 /// Everything that an answer was written from.
@@ -108,16 +110,35 @@ pub(crate) async fn online<'c>(
     columns: impl FnOnce(&Lookup) -> Result<Vec<(&'c str, Vec<Value>)>, Raised>,
     encode: fn(&Answer<'_>) -> Vec<u8>,
 ) -> Result<(Bytes, Real), Unanswered> {
+    let caller = Caller::of(gateway);
+    let answered = stages(gateway, feast, arrival, ask, columns, encode).await;
+    caller.answered();
+    answered
+}
+
+async fn stages<'c>(
+    gateway: &Gateway,
+    feast: &Feast,
+    arrival: Arrival,
+    ask: &Ask<'_>,
+    columns: impl FnOnce(&Lookup) -> Result<Vec<(&'c str, Vec<Value>)>, Raised>,
+    encode: fn(&Answer<'_>) -> Vec<u8>,
+) -> Result<(Bytes, Real), Unanswered> {
+    let mut watch = Watch::since(arrival.at);
     let current = feast.current();
     let lookup = current.lookup(ask.features, ask.service, ask.full_names)?;
-    let mut rows = lookup.bind(columns(&lookup)?, &current.naming)?;
+    lookup.check_size(ask.rows, ask.columns)?;
+    let columns = columns(&lookup)?;
+    lookup.check_keys(&columns)?;
+    let mut rows = lookup.bind(columns, &current.naming)?;
     let snapshot = gateway.snapshot();
     let computation = lookup.computation(&snapshot.catalog, feast.config.budget)?;
     let mut bound = computation.as_ref().map(|computation| computation.bind(&rows)).transpose()?;
     let budget = Budget::grant(arrival.timeout, feast.config.budget)?;
     let needs = &lookup.needs;
+    watch.lap(|s| &mut s.plan_us);
     let after_waiting = needs.after_waiting() + computation.as_ref().map_or(Duration::ZERO, |c| c.need());
-    let deadline = arrival.store_until(budget.store_until(arrival.at.elapsed(), after_waiting));
+    let deadline = arrival.store_until(budget.store_until(watch.elapsed(), after_waiting));
     let limits = Limits { deadline, now_us: gateway.clock.now_us(), max_stale: None };
 
     let asks = asks(&lookup, &mut rows);
@@ -129,9 +150,9 @@ pub(crate) async fn online<'c>(
         }
         _ => (fetch.await, None),
     };
-    let mut gathered_at = Instant::now();
+    watch.lap(|s| &mut s.fetch_us);
     match arrival.mode {
-        Mode::Full if hashes.was_cut => needs.after_store.took(gathered_at - deadline),
+        Mode::Full if hashes.was_cut => needs.after_store.took(watch.last - deadline),
         Mode::Full => {}
         Mode::Degraded => degrade::shed_hashes(&mut hashes),
     }
@@ -139,11 +160,12 @@ pub(crate) async fn online<'c>(
         Some((computation, gathered)) => {
             let until = arrival.at + budget.transforms_until(needs.finish.get());
             let answer = computation.run(gateway, &snapshot, rows.count, until, arrival.mode, gathered).await;
-            gathered_at = Instant::now();
+            watch.lap(|s| &mut s.transform_us);
             Some((computation.columns(&answer, feast.config.semantics), answer))
         }
         None => None,
     };
+    let computed_at = watch.last;
     let (hashes, old) = match &lookup.vectors {
         Some(_) => vectors::taken_apart(&lookup, hashes, limits.now_us)?,
         None => (hashes, Vec::new()),
@@ -153,20 +175,20 @@ pub(crate) async fn online<'c>(
     let bytes = answered(feast, ask, &lookup, &rows, &read, limits.now_us, encode)?;
     let mut real = Real::of(&hashes, &lookup);
     real.add(computed.iter().flat_map(|(_, answer)| &answer.cells).flat_map(|cell| &cell.provenance));
-    let spent = arrival.at.elapsed();
+    watch.lap(|s| &mut s.answer_us);
+    let spent = watch.total();
     if arrival.mode == Mode::Full {
-        gateway.admission.answered(budget.granted(), spent);
+        gateway.admission.answered(budget.granted(), Duration::from_micros(spent.total_us.into()));
     }
-    gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, spent, &real);
+    gateway.metrics.answered_feast(lookup.service.as_deref(), rows.count, budget, spent, &real);
     if gateway.journal.is_some() {
         let computed = computed.as_ref().map(|(_, answer)| answer);
         let semantics = feast.config.semantics;
         let (lookup, rows, hashes, now_us) = (&*lookup, &rows, &hashes, limits.now_us);
         let served = Served { snapshot: &snapshot, lookup, rows, hashes, computed, semantics, now_us };
-        let spent = Spent { total_us: spent.as_micros() as u32, ..Spent::default() };
         record(gateway, &served, Meta { request_id: RequestId(Uuid::now_v7().as_u128()), budget, spent });
     }
-    needs.finish.took(gathered_at.elapsed());
+    needs.finish.took(computed_at.elapsed());
     Ok((bytes, real))
 }
 

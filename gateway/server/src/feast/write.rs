@@ -1,13 +1,23 @@
 //! Writes through Feast's doors: `/push` and `/write-to-online-store` put rows into Feast's hashes as Feast itself would.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
+use weir_domain::Refusal;
 use weir_domain::feast::{KeyFormat, field, push_time};
 use weir_feast::{Frame, Raised, Target, View, ViewKind, WriteRow, key_part, no_key};
 use weir_store::HashWrite;
 
+use super::serve::Unanswered;
 use super::{Current, Feast};
 use crate::snapshot::chain;
+
+/// Longest wait of a write for its turn, without a shorter deadline of the caller's own. Ordinary writes take a
+/// millisecond; who has waited for so long waits for a Redis that does not answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// Suggested to callers whose turn did not come.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Where a push goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,17 +41,23 @@ impl To {
 }
 
 /// Writes a frame into every view that the push source feeds. A view that refuses it does not hold up the others.
-pub(crate) async fn push(feast: &Feast, source: &str, frame: &Frame<'_>, to: To) -> Result<(), Raised> {
+pub(crate) async fn push(
+    feast: &Feast,
+    source: &str,
+    frame: &Frame<'_>,
+    to: To,
+    until: Instant,
+) -> Result<(), Unanswered> {
     let current = feast.current();
     let views = current.registry.pushed_by(source);
     if views.is_empty() {
         let class = weir_feast::Class::Feast("PushSourceNotFoundException", 422);
-        return Err(Raised { class, message: format!("Unable to find push source '{source}'.") });
+        return Err(Raised { class, message: format!("Unable to find push source '{source}'.") }.into());
     }
     if to != To::Offline {
         let mut outcome = Ok(());
         for view in views {
-            outcome = outcome.and(write(feast, &current, view, frame).await);
+            outcome = outcome.and(write(feast, &current, view, frame, until).await);
         }
         outcome?;
     }
@@ -51,7 +67,8 @@ pub(crate) async fn push(feast: &Feast, source: &str, frame: &Frame<'_>, to: To)
     let done = if to == To::Both { "The rows were written online. " } else { "" };
     Err(Raised::value(format!(
         "{done}This gateway has no offline store: push with to=\"online\" here and write offline elsewhere."
-    )))
+    ))
+    .into())
 }
 
 /// Which of Feast's servers is written through.
@@ -64,7 +81,13 @@ pub(crate) enum Through {
 }
 
 /// Writes a frame into one view.
-pub(crate) async fn write_to(feast: &Feast, view: &str, frame: &Frame<'_>, through: Through) -> Result<(), Raised> {
+pub(crate) async fn write_to(
+    feast: &Feast,
+    view: &str,
+    frame: &Frame<'_>,
+    through: Through,
+    until: Instant,
+) -> Result<(), Unanswered> {
     let current = feast.current();
     let found = current.registry.views.get(view);
     let found = found.filter(|view| through == Through::Grpc || view.kind != ViewKind::Label);
@@ -79,20 +102,28 @@ pub(crate) async fn write_to(feast: &Feast, view: &str, frame: &Frame<'_>, throu
         return Err(Raised::value(format!(
             "On demand feature view '{}' is computed by Python inside Feast, which cannot run here: write its values through Feast.",
             view.name
-        )));
+        ))
+        .into());
     }
-    write(feast, &current, view, frame).await
+    write(feast, &current, view, frame, until).await
 }
 
-async fn write(feast: &Feast, current: &Current, view: &Arc<View>, frame: &Frame<'_>) -> Result<(), Raised> {
+async fn write(
+    feast: &Feast,
+    current: &Current,
+    view: &Arc<View>,
+    frame: &Frame<'_>,
+    until: Instant,
+) -> Result<(), Unanswered> {
     let rows = rows(view, frame)?;
     let writes: Vec<HashWrite> =
         rows.into_iter().map(|row| hash_write(current, view, row)).collect::<Result<_, _>>()?;
     if writes.is_empty() {
         return Ok(());
     }
-    let written = feast.writer.write(writes).await;
-    written.map(drop).map_err(|error| Raised::python("ConnectionError", chain(&error)))
+    let written = feast.writer.write_by(until, writes).await;
+    let written = written.ok_or(Refusal::Overloaded { retry_after: RETRY_AFTER })?;
+    Ok(written.map(drop).map_err(|error| Raised::python("ConnectionError", chain(&error)))?)
 }
 
 fn rows(view: &View, frame: &Frame<'_>) -> Result<Vec<WriteRow>, Raised> {

@@ -27,6 +27,8 @@ async fn without_hedging_a_dead_master_s_routes_are_stale_until_it_is_replaced()
     cluster.nodes[0].kill();
     let (stale, bridged) = until_replaced(&cluster, &cards, own).await;
     assert!(stale > 0 && bridged == 0, "{stale} stale, {bridged} bridged");
+    let told = r#"weir_values_total{service="route_card",provenance="STALE"}"#;
+    assert!(cards.metric(told).await >= stale as f64, "whatever was stale is counted as that");
     assert_eq!(cards.metric("weir_store_replicas").await, 0.0);
 }
 
@@ -59,7 +61,9 @@ async fn until_replaced(cluster: &Cluster, cards: &Cards, own: [bool; ROUTES.len
         reply == [Store; ROUTES.len()]
             && cards.metric("weir_store_fallbacks_total").await == before
             && cards.metric("weir_store_topologies_total").await > topologies
+            && cards.metric("weir_store_nodes_out").await == 0.0
     })
     .await;
+    assert!(cards.metric(r#"weir_store_troubles_total{kind="connection"}"#).await > 0.0, "the dead one's connection");
     (stale, bridged)
 }

@@ -203,7 +203,8 @@ fn judge(seen: &[Seen], steady: usize) {
 }
 
 /// Replies keep their budgets, by the gateway's own count and by its callers', and also those that wait for the
-/// silent store: on a machine that has nothing else to do. On a busy one this is only printed, for it would measure
+/// silent store: on a machine that has nothing else to do, 99.9 % of all replies. Callers are in a process of their own, a
+/// debug build that shares the cores with the gateway, and see 99 %. On a busy one this is only printed, for it would measure
 /// the machine; that nobody waits for a store that is silent is asserted above, by counts.
 fn in_time(seen: &[Seen]) {
     const GRACE_US: i64 = 2_000;
@@ -213,13 +214,14 @@ fn in_time(seen: &[Seen]) {
     let waited: Vec<_> = waited.map(|(_, b)| over(b.total_us.into(), b.granted_us)).collect();
     let gateway: Vec<_> = answered.clone().map(|(_, b)| over(b.total_us.into(), b.granted_us)).collect();
     let callers: Vec<_> = answered.map(|(took, b)| over(took.as_micros(), b.granted_us)).collect();
-    for (who, mut over_us, share) in [("waited", waited, 0.5), ("gateway", gateway, 0.95), ("callers", callers, 0.9)] {
+    for (who, mut over_us, share) in [("waited", waited, 0.95), ("gateway", gateway, 0.999), ("callers", callers, 0.99)]
+    {
         over_us.sort_unstable();
         let at = |share: f64| over_us[((over_us.len() - 1) as f64 * share) as usize];
         let [p50, p90, p99, p999, max] = [0.5, 0.9, 0.99, 0.999, 1.0].map(at);
         let told = format!("{who}: over budget p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max} µs");
         println!("{told} of {}", over_us.len());
-        let on_time = at(share) <= GRACE_US && at(share.max(0.95)) < 150_000 && max < 1_000_000;
+        let on_time = at(share) <= GRACE_US && max < 1_000_000;
         assert!(on_time || !is_quiet(), "{told}");
     }
     // Only a gateway that got no core for a whole budget refuses: the time was over before it began.

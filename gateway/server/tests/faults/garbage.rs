@@ -101,13 +101,13 @@ fn uncached() -> Setup {
 }
 
 /// From here on the peak is of what comes. Returns what the process has now.
-fn forget_peak(pid: u32) -> u64 {
+pub(crate) fn forget_peak(pid: u32) -> u64 {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("a process of ours");
     peak_mib(pid)
 }
 
 /// The most memory that a process has had.
-fn peak_mib(pid: u32) -> u64 {
+pub(crate) fn peak_mib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("its peak");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10

@@ -14,22 +14,29 @@ mod fake;
 mod harness;
 #[path = "../harness/python.rs"]
 mod python;
+#[path = "../harness/feast.rs"]
+mod repo;
 #[path = "../harness/stored.rs"]
 mod stored;
 #[path = "../harness/wire.rs"]
 mod wire;
 
+mod assigned;
 mod cards;
 mod corrupt;
 mod dawdlers;
 mod deadlines;
 mod exhausted;
 mod failover;
+mod feast_crowd;
+mod feast_large;
+mod feast_ledger;
 mod floods;
 mod frozen;
 mod garbage;
 mod killed;
 mod leavers;
+mod memory;
 mod moved;
 mod noisy;
 mod nonsense;

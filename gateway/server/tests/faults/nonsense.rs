@@ -1,6 +1,7 @@
 //! Fault 19: requests that make no sense, in every way that bytes allow. Each gets an error that names what is wrong with
 //! it, and asking for the same thing twice gets the same thing twice, in order.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tonic::Code;
@@ -9,7 +10,7 @@ use weir_proto::v1;
 
 use crate::harness::{Running, flights, floats, post, texts};
 use crate::stored::{provenances, routes, unhurried};
-use crate::wire::{Caller, field};
+use crate::wire::{Caller, GET_FEATURES, GRPC, Reply, field, framed, read};
 
 #[tokio::test]
 async fn every_bad_request_gets_a_clear_error_and_the_next_one_an_answer() {
@@ -133,13 +134,33 @@ async fn bytes_that_are_no_message_are_an_error_and_not_a_guess() {
         field(4, "x"),
         field(4, [field(1, "x"), field(2, field(3, field(1, [0; 7])))].concat()),
     ];
+    let mut refused = 0.0;
     for bytes in texts.iter().chain(&broken) {
         for message in [[&good[..], bytes].concat(), bytes.clone()] {
-            let status = caller.call(&[], &message).await.grpc();
-            assert_eq!(status.code(), Code::InvalidArgument, "{bytes:x?}: {status:?}");
-            assert!(!status.message().is_empty(), "{bytes:x?}");
+            // In one piece, which is read in place, and in two, which tonic puts together.
+            let whole = caller.call(&[], &message).await.grpc();
+            let in_two = in_two(&caller, &message).await.grpc();
+            for status in [&whole, &in_two] {
+                assert_eq!(status.code(), Code::InvalidArgument, "{bytes:x?}: {status:?}");
+                assert!(!status.message().is_empty(), "{bytes:x?}");
+                let details = status.get_error_details();
+                assert_eq!(details.error_info().expect("a reason").reason, "INVALID_REQUEST", "{bytes:x?}");
+                let violations = &details.bad_request().expect("a field").field_violations;
+                assert!(violations.iter().all(|v| !v.field.is_empty() && !v.description.is_empty()), "{violations:?}");
+                assert_eq!(violations.len(), 1, "{bytes:x?}");
+                refused += 1.0;
+            }
+            assert_eq!(whole.details(), in_two.details(), "{bytes:x?}");
         }
     }
+    let field_of = async |message: &[u8]| {
+        let details = caller.call(&[], message).await.grpc().get_error_details();
+        details.bad_request().expect("a field").field_violations[0].field.clone()
+    };
+    assert_eq!(field_of(&texts[0]).await, "service");
+    assert_eq!(field_of(&texts[1]).await, "context.name");
+    assert_eq!(field_of(&broken[6]).await, "message");
+    assert_eq!(gateway.metric(r#"weir_refusals_total{reason="INVALID_REQUEST"} "#).await, refused + 3.0);
     for body in [&b"\"\xff\""[..], b"{\"service\":\"\xff\"}", b"\xfe\xff\0{", b"{\"service\":\"\\ud800\"}", b"\0"] {
         let reply = caller.post("/v1/features", &[("content-type", "application/json")], body.to_vec()).await;
         assert_eq!(reply.status, 400, "{reply:?}");
@@ -147,6 +168,15 @@ async fn bytes_that_are_no_message_are_an_error_and_not_a_guess() {
     }
     assert_eq!(caller.call(&[], &good).await.message::<v1::GetFeaturesResponse>().rows, 1);
     gateway.stop().await;
+}
+
+/// A call whose message comes in two frames.
+async fn in_two(caller: &Caller, message: &[u8]) -> Reply {
+    let (response, mut stream) = caller.open(GET_FEATURES, GRPC).await;
+    let framed = Bytes::from(framed(message));
+    stream.send_data(framed.slice(..3), false).expect("send");
+    stream.send_data(framed.slice(3..), true).expect("send");
+    read(response).await.expect("a response")
 }
 
 #[tokio::test]

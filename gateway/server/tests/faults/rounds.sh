@@ -10,9 +10,12 @@ mkdir -p "$logs"
 
 # Built once; cargo says where each test ended up, in JSON.
 build() { cargo test --locked --quiet --no-run --message-format json "$@" | sed -nE 's/.*"executable":"([^"]+)".*/\1/p' | grep /deps/; }
-tests=$(build -p weir --test faults; build -p weir-store --test faults --test cluster --test sentinel)
+tests=$(
+  build -p weir --test faults --test budgets
+  build -p weir-store --test faults --test fetch --test revalidate --test replicas --test cluster --test sentinel --test tracking
+)
 
-timed="frozen:: slow::" others="--skip frozen:: --skip slow::"
+timed="frozen:: slow:: leavers::" others="--skip frozen:: --skip slow:: --skip leavers::"
 for round in $(seq "$rounds"); do
   summary="" began=$SECONDS
   for test in $tests; do

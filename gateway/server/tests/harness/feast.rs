@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses another part of it")]
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use prost::Message;
 use serde_json::Value as Json;
@@ -17,7 +18,7 @@ use weir_proto::feast::core::{
 use weir_proto::feast::types::{Value, value::Val, value_type::Enum as Type};
 
 use crate::harness::redis::RedisServer;
-use crate::harness::{PATIENCE, post};
+use crate::harness::{PATIENCE, Process, post};
 
 pub const PROJECT: &str = "rides";
 pub const ONLINE: &str = "/get-online-features";
@@ -141,6 +142,19 @@ impl Repo {
         // On a busy machine nothing is late that no test means to be.
         config.feast.as_mut().expect("a repository").budget = PATIENCE;
         App::start(config).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    }
+
+    /// `weir serve` with a `weir.toml` of these lines, in a process of its own.
+    pub fn spawn(&self, settings: &str) -> Process {
+        let toml = format!(
+            "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nlatency_target_ms = 60000\n{settings}\n\
+             [feast]\nrepo = \".\"\nbudget_ms = {}\n",
+            PATIENCE.as_millis()
+        );
+        std::fs::write(self.write().join("weir.toml"), toml).expect("write weir.toml");
+        let mut weir = Command::new(env!("CARGO_BIN_EXE_weir"));
+        weir.args(["serve", "--log", "json", "--config"]).arg(self.dir()).env_remove("RUST_LOG").stdin(Stdio::null());
+        Process::start(weir)
     }
 }
 

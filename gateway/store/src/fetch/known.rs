@@ -88,7 +88,7 @@ impl Shared {
         let Some(at_hand) = self.cache.at_hand(limits.max_stale, now) else { return vec![] };
         let brought = at_hand.bring(wanted);
         let copy = |entity| {
-            let Line { row, provenance, event_time_us, age_ms } = at_hand.find(wanted, entity, &brought)?;
+            let Line { row, provenance, event_time_us, age_ms, .. } = at_hand.find(wanted, entity, &brought)?;
             Some(match brought.bytes.slice_ref(row) {
                 row if row.is_empty() => Found::Hole(provenance),
                 row => Found::Row { row: Row::unchecked(row, event_time_us), provenance, age_ms },

@@ -44,7 +44,8 @@ pub(super) struct Cluster {
 
 struct Resident {
     kept: Arc<Kept>,
-    asked: Instant,
+    /// When it was last asked for what the map did not say it has.
+    asked_as_guest: Option<Instant>,
 }
 
 /// Who owns which slot.
@@ -319,16 +320,16 @@ impl Cluster {
     /// The node at this place, whether it is in the map or not; `None` when there are too many.
     fn guest(&self, place: &Place) -> Option<Arc<Kept>> {
         let mut nodes = lock(&self.nodes);
-        let asked = Instant::now();
+        let asked_as_guest = Some(Instant::now());
         if let Some(resident) = nodes.get_mut(place) {
-            resident.asked = asked;
+            resident.asked_as_guest = asked_as_guest;
             return Some(resident.kept.clone());
         }
         if nodes.len() >= NODES_MAX {
             return None;
         }
         let kept = Arc::new(self.family.node(place.clone()));
-        nodes.insert(place.clone(), Resident { kept: kept.clone(), asked });
+        nodes.insert(place.clone(), Resident { kept: kept.clone(), asked_as_guest });
         Some(kept)
     }
 
@@ -382,7 +383,7 @@ impl Cluster {
         if !is_known {
             let mut kept = |place: &Place| {
                 let resident = nodes.entry(place.clone());
-                let new = || Resident { kept: Arc::new(self.family.node(place.clone())), asked: now };
+                let new = || Resident { kept: Arc::new(self.family.node(place.clone())), asked_as_guest: None };
                 resident.or_insert_with(new).kept.clone()
             };
             let masters: Vec<Arc<Kept>> = table.places.iter().map(&mut kept).collect();
@@ -398,7 +399,8 @@ impl Cluster {
         }
         let Some(Ok(map)) = self.map.now() else { return Looked::Nothing };
         let owners: HashSet<&Place> = map.table.places.iter().collect();
-        nodes.retain(|place, resident| owners.contains(place) || now.duration_since(resident.asked) < GUEST_STAYS);
+        let is_guest = |asked: Instant| now.duration_since(asked) < GUEST_STAYS;
+        nodes.retain(|place, resident| owners.contains(place) || resident.asked_as_guest.is_some_and(is_guest));
         if is_known { Looked::Nothing } else { Looked::News }
     }
 

@@ -23,10 +23,13 @@ const READ_BYTES: usize = 64 << 10;
 /// What is left of it is read into before there is more room. Mostly there is nothing to read then, and when there is
 /// something, whoever has the last reply is done with it and its room is used again, which is near.
 const READ_BYTES_MIN: usize = 16 << 10;
-/// Bytes of replies to one question: as much as a network of 2 Gbit/s brings while a read lives. More is a server that
+/// Bytes of replies to a small question: as much as a network of 2 Gbit/s brings while a read lives. More is a server that
 /// has lost its mind, and would have all our memory. What they are read into doubles as they come, and must not once
 /// more to find that out.
 const REPLY_BYTES_MAX: usize = 64 << 20;
+/// And so many for each byte that was asked with, which is 3 KiB for a key of fifty: whoever lawfully asks for a hundred
+/// thousand rows does not take the connection from all others.
+const REPLY_BYTES_PER_ASKED: usize = 64;
 /// Bytes waiting to be sent before more questions are taken: a server that does not read is not fed.
 const SEND_BYTES_MAX: usize = 4 << 20;
 /// Replies under way beyond which questions wait here: two batches of a hundred hashes. Redis takes whatever lies in its
@@ -80,6 +83,14 @@ impl Mux {
     }
 }
 
+/// A question that was sent, or is about to be.
+#[derive(Debug)]
+struct Waiting {
+    replies: usize,
+    bytes_max: usize,
+    tell: oneshot::Sender<Result<Replies, Trouble>>,
+}
+
 /// Moves bytes between the stream and those who wait.
 #[derive(Debug)]
 pub(crate) struct Driver<S> {
@@ -88,7 +99,7 @@ pub(crate) struct Driver<S> {
     is_asked_no_more: bool,
     out: BytesMut,
     came: BytesMut,
-    waiting: VecDeque<(usize, oneshot::Sender<Result<Replies, Trouble>>)>,
+    waiting: VecDeque<Waiting>,
     /// Of the replies to the first that waits.
     scan: Scan,
     /// Whether what is to be sent has waited for more.
@@ -111,8 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
         while let Ok(question) = this.asked.try_recv() {
             let _ = question.tell.send(Err(ended));
         }
-        for (_, tell) in this.waiting.drain(..) {
-            let _ = tell.send(Err(ended));
+        for waiting in this.waiting.drain(..) {
+            let _ = waiting.tell.send(Err(ended));
         }
         Poll::Ready(())
     }
@@ -191,22 +202,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.scan = Scan::of(question.replies);
         }
         self.under_way += question.replies;
-        self.waiting.push_back((question.replies, question.tell));
+        let bytes_max = REPLY_BYTES_MAX + question.commands.len() * REPLY_BYTES_PER_ASKED;
+        self.waiting.push_back(Waiting { replies: question.replies, bytes_max, tell: question.tell });
     }
 
     /// Hands out the replies that are complete.
     fn answer(&mut self) -> Result<(), Trouble> {
-        while !self.waiting.is_empty() {
+        while let Some(first) = self.waiting.front() {
             if !self.scan.is_over(&self.came).map_err(|_| Trouble::Protocol)? {
-                return if self.came.len() + READ_BYTES > REPLY_BYTES_MAX { Err(Trouble::Protocol) } else { Ok(()) };
+                return if self.came.len() + READ_BYTES > first.bytes_max { Err(Trouble::Protocol) } else { Ok(()) };
             }
             let scan = std::mem::take(&mut self.scan);
             let replies = self.came.split_to(scan.len()).freeze();
-            if let Some((asked, tell)) = self.waiting.pop_front() {
-                self.under_way -= asked;
-                let _ = tell.send(Ok(scan.replies(replies)));
+            if let Some(answered) = self.waiting.pop_front() {
+                self.under_way -= answered.replies;
+                let _ = answered.tell.send(Ok(scan.replies(replies)));
             }
-            self.scan = Scan::of(self.waiting.front().map_or(0, |(replies, _)| *replies));
+            self.scan = Scan::of(self.waiting.front().map_or(0, |next| next.replies));
         }
         // A reply without a question: the pairing cannot be trusted any more.
         if self.came.has_remaining() { Err(Trouble::Protocol) } else { Ok(()) }
@@ -300,5 +312,23 @@ mod tests {
             assert!(told.as_ref().map_or(true, |told| told.all() == ":1\r\n"), "{told:?}");
             assert_eq!(mux.ask(b"y".to_vec(), 1).await, Err(Trouble::Connection));
         }
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_much_may_be_told_much() {
+        let told = async |asked_bytes: usize, value_bytes: usize| {
+            let (ours, mut theirs) = duplex(1 << 20);
+            let (mux, driver) = Mux::over(ours);
+            tokio::spawn(driver);
+            let asked = tokio::spawn(async move { mux.ask(vec![b'x'; asked_bytes], 1).await });
+            theirs.read_exact(&mut vec![0; asked_bytes]).await.unwrap();
+            let _ = theirs
+                .write_all(&[format!("${value_bytes}\r\n").as_bytes(), &vec![b'v'; value_bytes], b"\r\n"].concat())
+                .await;
+            asked.await.unwrap().map(|told| told.all().len())
+        };
+        assert_eq!(told(50, REPLY_BYTES_MAX).await, Err(Trouble::Protocol));
+        assert_eq!(told(1 << 20, REPLY_BYTES_MAX).await, Ok(REPLY_BYTES_MAX + "$67108864\r\n\r\n".len()));
+        assert_eq!(told(1 << 20, 2 * REPLY_BYTES_MAX).await, Err(Trouble::Protocol));
     }
 }

@@ -192,12 +192,15 @@ pub struct Reply {
     pub values: Vec<f64>,
     pub provenance: Vec<Provenance>,
     pub age_ms: Vec<u32>,
+    pub readings: Vec<u64>,
 }
 
 impl Reply {
     pub fn of(into: Gathered) -> Self {
         let cell = into.cells[0].clone().expect("the slot is filled");
         let Column::F64(values) = cell.column else { panic!("an f64 column") };
-        Self { values, provenance: cell.provenance, age_ms: into.times[0].age_ms.clone() }
+        let times = &into.times[0];
+        let (age_ms, readings) = (times.age_ms.clone(), times.readings.clone());
+        Self { values, provenance: cell.provenance, age_ms, readings }
     }
 }
