@@ -36,7 +36,13 @@ async fn a_cache_that_has_grown_too_large_gives_way_before_anybody_is_degraded()
         let reply = client.get_features(route("JFK", &dests)).await.expect("an answer").into_inner();
         let of_route = reply.columns.iter().filter(|column| column.name.starts_with("route:"));
         let told: Vec<_> = of_route.flat_map(told).filter(|p| *p != Store).collect();
-        assert!(told.is_empty(), "whatever the cache does: {told:?}");
+        assert!(
+            told.is_empty(),
+            "{:?} after {first} rows, {} bytes: {:?}",
+            told[0],
+            metric("weir_memory_used_bytes ").await,
+            gateway.log()
+        );
         let used = metric("weir_memory_used_bytes ").await;
         assert!(used < (MAX_MIB << 20) as f64, "{used} bytes after {first} rows");
     }
