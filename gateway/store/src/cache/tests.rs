@@ -157,8 +157,8 @@ async fn half_is_given_up_and_those_read_last_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn once_half_is_given_up_it_grows_to_three_quarters_until_there_is_memory() {
-    const COUNT: u32 = 2 * (ROOM_BYTES_MIN as u32) / ENTRY_OVERHEAD_BYTES as u32;
+async fn once_half_is_given_up_it_grows_to_five_eighths_until_there_is_memory() {
+    const COUNT: u32 = 4 * (ROOM_BYTES_MIN as u32) / ENTRY_OVERHEAD_BYTES as u32;
     let (cache, view) = (empty(), view());
     let shape = packed(&view);
     let keep = |key: u32| {
@@ -168,7 +168,7 @@ async fn once_half_is_given_up_it_grows_to_three_quarters_until_there_is_memory(
     (0..COUNT).for_each(keep);
     assert_eq!((cache.halve() as u32, cache.entries() as u32), (COUNT / 2, COUNT / 2));
     (COUNT..2 * COUNT).for_each(keep);
-    assert_eq!(cache.entries() as u32, COUNT / 4 * 3);
+    assert_eq!(cache.entries() as u32, COUNT / 8 * 5);
     // What it knows is kept up.
     let known = cache.entries.iter().next().unwrap().0;
     advance(20 * SECOND).await;
