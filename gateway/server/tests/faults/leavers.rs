@@ -79,7 +79,7 @@ async fn who_leaves_is_in_the_journal_with_all_rows_or_with_none() {
 }
 
 /// How long the store takes while calls are begun and left: each waits for it when its caller leaves.
-const STORE_IS_SLOW: Duration = Duration::from_millis(50);
+const STORE_IS_SLOW: Duration = Duration::from_millis(250);
 /// Calls that one connection leaves. Its library counts the resets of a connection's life and says goodbye after some.
 const LEFT_ON_ONE: usize = 3_000;
 
